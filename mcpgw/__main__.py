@@ -1,0 +1,6 @@
+"""`python -m mcpgw`."""
+
+from mcpgw.cli.main import main
+
+if __name__ == "__main__":
+    main()

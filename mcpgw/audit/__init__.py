@@ -1,0 +1,1 @@
+"""The journal, the log and its proofs."""

@@ -1,0 +1,53 @@
+"""Who is calling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Kind(StrEnum):
+    """What sort of caller a principal is."""
+
+    USER = "user"
+    AGENT = "agent"
+    ADMIN = "admin"
+    SYSTEM = "system"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """A caller whose credential has been verified; built only by `auth`, never from a request body.
+
+    `actors` is the RFC 8693 `act` chain, nearest first. `claims` holds only the claims that policies may see.
+    `credential` names the credential (an API key's id, a token's `jti`), never its secret.
+    `expires_at` is the credential's end in Unix seconds, or None.
+    """
+
+    issuer: str
+    subject: str
+    client_id: str
+    kind: Kind
+    roles: frozenset[str] = frozenset()
+    scopes: frozenset[str] = frozenset()
+    team: str | None = None
+    actors: tuple[str, ...] = ()
+    claims: Mapping[str, Any] = field(default_factory=dict)
+    credential: str | None = None
+    expires_at: float | None = None
+
+    @property
+    def selector(self) -> str:
+        """The name by which a kill switch selects this principal: `issuer|subject`."""
+        return f"{self.issuer}|{self.subject}"
+
+    @property
+    def key(self) -> str:
+        """The identity that sessions and other handles are bound to: principal and client together."""
+        # The lengths keep names apart that would read alike when joined.
+        return f"{len(self.issuer)}:{len(self.subject)}:{self.issuer}|{self.subject}|{self.client_id}"
+
+
+SYSTEM = Principal(issuer="mcpgw", subject="system", client_id="mcpgw", kind=Kind.SYSTEM, scopes=frozenset({"mcp:use"}))

@@ -1,0 +1,176 @@
+"""State: the rows that administrators change, each change a new epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from mcpgw.domain.switches import KillSwitch
+
+
+class Transport(StrEnum):
+    """How a server is reached."""
+
+    HTTP = "http"
+    STDIO = "stdio"
+
+
+class Era(StrEnum):
+    """Which generation of the protocol a server speaks (modern: 2026-07-28 and later)."""
+
+    MODERN = "modern"
+    LEGACY = "legacy"
+    DUAL = "dual"
+    UNKNOWN = "unknown"
+
+
+class VersionStatus(StrEnum):
+    """The life of a server version; only an approved one can be active."""
+
+    DRAFT = "draft"
+    APPROVED = "approved"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolPin:
+    """A tool definition as approved: `definition` is its canonical JSON, `sha256` the digest of those bytes in hex."""
+
+    name: str
+    sha256: str
+    definition: bytes
+    tags: tuple[str, ...] = ()
+    risk: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A registered server. `slug` is `[a-z0-9-]{1,24}`; `configured` means the operator's file declares it."""
+
+    slug: str
+    title: str
+    created_by: str
+    created_at: float
+    configured: bool = False
+    tags: tuple[str, ...] = ()
+    trust: str = "untrusted"
+    removed_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerVersion:
+    """An immutable published version of a server; only `status` and `approved_by` ever change.
+
+    `endpoint` is the URL of an HTTP server; of a stdio server the name of its entry in the operator's configuration.
+    `manifest_sha256` covers endpoint, transport, era and tools. `tags` and `trust` are the server's own, as
+    administrators set them. `quarantined` holds the names of tools whose live definition differs from the pin.
+    """
+
+    server: str
+    version: str
+    manifest_sha256: str
+    endpoint: str
+    transport: Transport
+    era: Era
+    tools: Mapping[str, ToolPin]
+    status: VersionStatus
+    published_by: str
+    published_at: float
+    approved_by: str | None = None
+    tags: tuple[str, ...] = ()
+    trust: str = "untrusted"
+    quarantined: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveVersion:
+    """Which version calls to `server` use now; `version` None: the server is disabled."""
+
+    server: str
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantine:
+    """A tool whose live definition was seen to differ from its pin. `seen_sha256` "" means the tool is gone."""
+
+    server: str
+    version: str
+    tool: str
+    seen_sha256: str
+    seen_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """An API key: `digest` is HMAC-SHA256(pepper, secret) in hex; the secret itself is nowhere."""
+
+    id: str
+    digest: str = field(repr=False)
+    subject: str
+    roles: frozenset[str]
+    created_by: str
+    created_at: float
+    team: str | None = None
+    expires_at: float | None = None
+    revoked_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OAuthClient:
+    """A confidential client of our authorization server. `digest` as in ApiKey."""
+
+    client_id: str
+    digest: str = field(repr=False)
+    subject: str
+    roles: frozenset[str]
+    created_by: str
+    created_at: float
+    team: str | None = None
+    revoked_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """Credentials of this principal (`issuer|subject`), client or issuer issued before `not_before` are void."""
+
+    kind: str
+    selector: str
+    not_before: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyBundle:
+    """A policy as text files by path. `sha256` is the digest of the canonical bundle and its identity."""
+
+    sha256: str
+    files: Mapping[str, str]
+    pushed_by: str
+    pushed_at: float
+    active: bool = False
+
+
+Row = (
+    Server | ServerVersion | ActiveVersion | Quarantine | ApiKey | OAuthClient | Revocation | PolicyBundle | KillSwitch
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """All rows at one epoch, as one transaction read them. `bundle` is the active policy."""
+
+    epoch: int
+    servers: tuple[Server, ...] = ()
+    versions: tuple[ServerVersion, ...] = ()
+    active: Mapping[str, str | None] = field(default_factory=dict)
+    quarantines: tuple[Quarantine, ...] = ()
+    keys: tuple[ApiKey, ...] = ()
+    clients: tuple[OAuthClient, ...] = ()
+    revocations: tuple[Revocation, ...] = ()
+    switches: tuple[KillSwitch, ...] = ()
+    bundles: tuple[PolicyBundle, ...] = ()
+
+    @property
+    def bundle(self) -> PolicyBundle | None:
+        return next((b for b in self.bundles if b.active), None)

@@ -1,0 +1,263 @@
+"""The admin API's table: every operation with the scope that it needs, and the one function that carries it out.
+
+A route exists only by standing in `OPERATIONS`; so there is none without a scope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from mcpgw.domain import Principal
+from mcpgw.edge import admin_schema as schema
+from mcpgw.edge.admin_schema import B
+from mcpgw.edge.services import Json, Services
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Generic[B]):
+    """What was asked: by whom, of which thing (the path's parameters), with what (body or query)."""
+
+    who: Principal
+    path: Mapping[str, str]
+    given: B
+
+
+Run = Callable[[Services, Ask[Any]], Awaitable[Json]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One row. `given` is read from the query of a GET, else from the body (of a DELETE without body: the query).
+
+    `status` is that of success; an answer that names missing workers is 202.
+    """
+
+    method: str
+    path: str
+    scope: str
+    run: Run
+    given: type[schema.Body] = schema.Nothing
+    status: int = 200
+
+
+async def list_servers(to: Services, ask: Ask[schema.Nothing]) -> Json:
+    """List the servers."""
+    return {"servers": to.servers.list()}
+
+
+async def add_server(to: Services, ask: Ask[schema.NewServer]) -> Json:
+    """Register an HTTP server. Nothing of it is served until a version is published, approved and activated."""
+    new = ask.given
+    return await to.servers.add(ask.who, new.slug, url=new.url, title=new.title, tags=new.tags, trust=new.trust)
+
+
+async def show_server(to: Services, ask: Ask[schema.Nothing]) -> Json:
+    """Show a server and its versions."""
+    return to.servers.show(ask.path["slug"])
+
+
+async def remove_server(to: Services, ask: Ask[schema.Nothing]) -> Json:
+    """Remove a server."""
+    return await to.servers.remove(ask.who, ask.path["slug"])
+
+
+async def publish_version(to: Services, ask: Ask[schema.NewVersion]) -> Json:
+    """Publish a version: pin the tools that the server offers now."""
+    return await to.servers.publish(ask.who, ask.path["slug"], version=ask.given.version, url=ask.given.url)
+
+
+async def approve_version(to: Services, ask: Ask[schema.Approval]) -> Json:
+    """Approve a version."""
+    return await to.servers.approve(ask.who, ask.path["slug"], ask.path["version"], force=ask.given.force)
+
+
+async def activate_version(to: Services, ask: Ask[schema.Nothing]) -> Json:
+    """Make an approved version the one that calls use."""
+    return await to.servers.activate(ask.who, ask.path["slug"], ask.path["version"])
+
+
+async def disable_server(to: Services, ask: Ask[schema.Nothing]) -> Json:
+    """Serve no version of a server."""
+    return await to.servers.disable(ask.who, ask.path["slug"])
+
+
+async def rollback_server(to: Services, ask: Ask[schema.Nothing]) -> Json:
+    """Make the version that was active before the active one again."""
+    return await to.servers.rollback(ask.who, ask.path["slug"])
+
+
+async def diff_versions(to: Services, ask: Ask[schema.Between]) -> Json:
+    """Compare the tools of two versions."""
+    return to.servers.diff(ask.path["slug"], ask.given.from_, ask.given.to)
+
+
+async def list_policies(to: Services, ask: Ask[schema.Nothing]) -> Json:
+    """List the policy bundles."""
+    return {"policies": to.policies.list()}
+
+
+async def push_policy(to: Services, ask: Ask[schema.NewPolicy]) -> Json:
+    """Check and keep a policy bundle; with `activate`, use it. A bundle that fails its check is refused whole."""
+    new = ask.given
+    return await to.policies.push(ask.who, new.files, activate=new.activate, reason=new.reason)
+
+
+async def show_policy(to: Services, ask: Ask[schema.Nothing]) -> Json:
+    """Show a policy bundle with its files."""
+    return to.policies.show(ask.path["sha256"])
+
+
+async def activate_policy(to: Services, ask: Ask[schema.WhyPerhaps]) -> Json:
+    """Use a policy bundle."""
+    return await to.policies.activate(ask.who, ask.path["sha256"], reason=ask.given.reason)
+
+
+async def rollback_policy(to: Services, ask: Ask[schema.WhyPerhaps]) -> Json:
+    """Use the policy bundle again that was active before."""
+    return await to.policies.rollback(ask.who, reason=ask.given.reason)
+
+
+async def explain_policy(to: Services, ask: Ask[schema.PolicyQuestion]) -> Json:
+    """Say what the active policy decides for an input document, and why."""
+    return await to.policies.explain(ask.who, ask.given.input)
+
+
+async def list_kills(to: Services, ask: Ask[schema.KillFilter]) -> Json:
+    """List the kill switches in force; with `include_released` also the others."""
+    return {"kill_switches": to.kills.list(ask.given.include_released)}
+
+
+async def throw_kill(to: Services, ask: Ask[schema.NewKill]) -> Json:
+    """Throw a kill switch. 200: every live worker has applied it; 202: those under `missing` have not."""
+    new = ask.given
+    return await to.kills.throw(
+        ask.who,
+        scope=new.scope.value,
+        selector=new.selector,
+        mode=new.mode.value,
+        reason=new.reason,
+        expires_in_s=new.expires_in_s,
+        dry_run=new.dry_run,
+    )
+
+
+async def release_kill(to: Services, ask: Ask[schema.Why]) -> Json:
+    """Release a kill switch."""
+    return await to.kills.release(ask.who, ask.path["id"], ask.given.reason)
+
+
+async def list_keys(to: Services, ask: Ask[schema.Nothing]) -> Json:
+    """List the API keys, never their secrets."""
+    return {"keys": to.keys.list()}
+
+
+async def create_key(to: Services, ask: Ask[schema.NewKey]) -> Json:
+    """Create an API key; this answer alone shows it."""
+    new = ask.given
+    return await to.keys.create(
+        ask.who, subject=new.subject, roles=new.roles, team=new.team, expires_in_s=new.expires_in_s
+    )
+
+
+async def revoke_key(to: Services, ask: Ask[schema.Why]) -> Json:
+    """Revoke an API key."""
+    return await to.keys.revoke(ask.who, ask.path["id"], reason=ask.given.reason)
+
+
+async def rotate_key(to: Services, ask: Ask[schema.Nothing]) -> Json:
+    """Replace an API key by a new one for the same subject."""
+    return await to.keys.rotate(ask.who, ask.path["id"])
+
+
+async def list_clients(to: Services, ask: Ask[schema.Nothing]) -> Json:
+    """List the OAuth clients, never their secrets."""
+    return {"clients": to.keys.clients()}
+
+
+async def create_client(to: Services, ask: Ask[schema.NewClient]) -> Json:
+    """Create an OAuth client; this answer alone shows its secret."""
+    new = ask.given
+    return await to.keys.create_client(ask.who, new.client_id, subject=new.subject, roles=new.roles, team=new.team)
+
+
+async def revoke_client(to: Services, ask: Ask[schema.Why]) -> Json:
+    """Revoke an OAuth client."""
+    return await to.keys.revoke_client(ask.who, ask.path["id"], reason=ask.given.reason)
+
+
+async def revoke_before(to: Services, ask: Ask[schema.NewRevocation]) -> Json:
+    """Make void every credential of a principal, client or issuer that was issued before a time."""
+    new = ask.given
+    return await to.keys.revoke_before(
+        ask.who, kind=new.kind, selector=new.selector, not_before=new.not_before, reason=new.reason
+    )
+
+
+async def query_audit(to: Services, ask: Ask[schema.AuditFilter]) -> Json:
+    """Query the log, newest first."""
+    given = ask.given
+    filters = {
+        name: getattr(given, name)
+        for name in ("principal", "server", "tool", "effect", "outcome", "trace", "cursor", "limit")
+    } | {"since": schema.instant(given.since), "until": schema.instant(given.until)}
+    return await to.audit.query({name: value for name, value in filters.items() if value is not None})
+
+
+async def audit_checkpoint(to: Services, ask: Ask[schema.Nothing]) -> Json:
+    """Return the newest signed checkpoint: who keeps it can prove any later change."""
+    return await to.audit.checkpoint()
+
+
+async def audit_proof(to: Services, ask: Ask[schema.ProofOf]) -> Json:
+    """Prove that a record stands in the log."""
+    return await to.audit.proof(ask.given.log, ask.given.index)
+
+
+async def show_action(to: Services, ask: Ask[schema.Nothing]) -> Json:
+    """Return all records of one action."""
+    return await to.audit.of(ask.path["action_id"])
+
+
+async def show_status(to: Services, ask: Ask[schema.Nothing]) -> Json:
+    """Say how the gateway is."""
+    return to.status.status()
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation("GET", "/servers", "audit:read", list_servers),
+    Operation("POST", "/servers", "servers:write", add_server, schema.NewServer, 201),
+    Operation("GET", "/servers/{slug}", "audit:read", show_server),
+    Operation("DELETE", "/servers/{slug}", "servers:write", remove_server),
+    Operation("POST", "/servers/{slug}/versions", "servers:write", publish_version, schema.NewVersion, 201),
+    Operation(
+        "POST", "/servers/{slug}/versions/{version}/approve", "servers:approve", approve_version, schema.Approval
+    ),
+    Operation("POST", "/servers/{slug}/versions/{version}/activate", "servers:write", activate_version),
+    Operation("POST", "/servers/{slug}/disable", "servers:write", disable_server),
+    Operation("POST", "/servers/{slug}/rollback", "servers:write", rollback_server),
+    Operation("GET", "/servers/{slug}/diff", "audit:read", diff_versions, schema.Between),
+    Operation("GET", "/policies", "audit:read", list_policies),
+    Operation("POST", "/policies", "policy:write", push_policy, schema.NewPolicy, 201),
+    Operation("POST", "/policies/rollback", "policy:write", rollback_policy, schema.WhyPerhaps),
+    Operation("POST", "/policies/explain", "audit:read", explain_policy, schema.PolicyQuestion),
+    Operation("GET", "/policies/{sha256}", "audit:read", show_policy),
+    Operation("POST", "/policies/{sha256}/activate", "policy:write", activate_policy, schema.WhyPerhaps),
+    Operation("GET", "/kill-switches", "audit:read", list_kills, schema.KillFilter),
+    Operation("POST", "/kill-switches", "kill:write", throw_kill, schema.NewKill),
+    Operation("DELETE", "/kill-switches/{id}", "kill:release", release_kill, schema.Why),
+    Operation("GET", "/keys", "audit:read", list_keys),
+    Operation("POST", "/keys", "keys:write", create_key, schema.NewKey, 201),
+    Operation("DELETE", "/keys/{id}", "keys:write", revoke_key, schema.Why),
+    Operation("POST", "/keys/{id}/rotate", "keys:write", rotate_key, status=201),
+    Operation("GET", "/clients", "audit:read", list_clients),
+    Operation("POST", "/clients", "keys:write", create_client, schema.NewClient, 201),
+    Operation("DELETE", "/clients/{id}", "keys:write", revoke_client, schema.Why),
+    Operation("POST", "/revocations", "keys:write", revoke_before, schema.NewRevocation, 201),
+    Operation("GET", "/audit", "audit:read", query_audit, schema.AuditFilter),
+    Operation("GET", "/audit/checkpoint", "audit:read", audit_checkpoint),
+    Operation("GET", "/audit/proof", "audit:read", audit_proof, schema.ProofOf),
+    Operation("GET", "/audit/{action_id}", "audit:read", show_action),
+    Operation("GET", "/status", "audit:read", show_status),
+)

@@ -1,0 +1,114 @@
+"""The little of ASGI that the two fast edges need: headers once as a mapping, a bounded body, one answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from mcpgw.errors import ClientGone, RequestTimeout, TooLarge
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = Mapping[str, str]
+
+HEADERS = "mcpgw.headers"
+"""Scope key under which the guard leaves the request's headers, by lower-case name."""
+RELAYED = "mcpgw.relayed"
+"""Scope key that the listener of a worker's Unix socket sets: another worker passed this request on."""
+SOURCE = "x-mcpgw-source"
+"""Header in which a relaying worker names the caller's address; believed on a relayed request alone."""
+JSON = (b"content-type", b"application/json")
+
+
+async def read_body(receive: Receive, limit: int, within_s: float) -> bytes:
+    """Return the request's body. Raises TooLarge, RequestTimeout (it came too slowly) and ClientGone."""
+    started = _Started(receive())
+    if started.message is not None and not started.message.get("more_body"):
+        return _part(started.message, limit)  # nearly always all of it has come with the headers: no timer is set
+    deadline = _Deadline(within_s)
+    try:
+        message = await started
+        parts = [_part(message, limit)]
+        while message.get("more_body"):
+            message = await receive()
+            limit -= len(parts[-1])
+            parts.append(_part(message, limit))
+        return b"".join(parts)
+    except asyncio.CancelledError:
+        if deadline.passed():
+            raise RequestTimeout(f"the request body did not arrive within {within_s:g} s", fix="send faster") from None
+        raise
+    finally:
+        deadline.close()
+
+
+def _part(message: Message, limit: int) -> bytes:
+    if message["type"] == "http.disconnect":
+        raise ClientGone("the client went away before its request was complete")
+    body: bytes = message.get("body", b"")
+    if len(body) > limit:
+        raise TooLarge("the request body is larger than limits.body_bytes", fix="send less, or raise the limit")
+    return body
+
+
+class _Started:
+    """A call of `receive` run up to where it waits; `message` is its result when it does not wait at all."""
+
+    __slots__ = ("_call", "_waiting", "message")
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self.message: Message | None = None
+        try:
+            self._waiting = self._call.send(None)
+        except StopIteration as done:
+            self.message = done.value
+
+    def __await__(self) -> Generator[Any, Any, Message]:
+        if self.message is None:
+            try:
+                yield self._waiting
+            except BaseException:
+                self._call.close()
+                raise
+            self.message = yield from self._call.__await__()
+        return self.message
+
+
+class _Deadline:
+    """Cancels the current task when time is up: `asyncio.timeout` at a quarter of its cost."""
+
+    __slots__ = ("_fired", "_task", "_timer")
+
+    def __init__(self, within_s: float) -> None:
+        self._fired = False
+        self._task = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(within_s, self._fire)
+
+    def _fire(self) -> None:
+        self._fired = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def passed(self) -> bool:
+        """Say whether this deadline, and nothing else, cancelled the task; to be asked once, on CancelledError."""
+        return self._fired and self._task is not None and self._task.uncancel() == 0
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+
+async def respond(send: Send, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = (JSON,)) -> None:
+    """Send one whole answer."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [*headers, (b"content-length", b"%d" % len(body))],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})

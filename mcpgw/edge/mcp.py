@@ -1,0 +1,301 @@
+"""The MCP edge: raw ASGI for `/mcp` and `/mcp/{server}`, clients of both eras on the same URLs."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from mcpgw.config import LimitsSection
+from mcpgw.domain import VERBS, Action, ClientFacts, Part, Presented, Route, Subject, Transport, Verb
+from mcpgw.domain.values import value
+from mcpgw.edge.asgi import HEADERS, RELAYED, SOURCE, Headers, Receive, Scope, Send, read_body, respond
+from mcpgw.edge.mcp_answer import Answer, Watches
+from mcpgw.edge.mcp_request import DEFAULT_LEGACY, HANDSHAKE, McpRequest, read_request
+from mcpgw.edge.mcp_sessions import Session, Sessions
+from mcpgw.edge.render import as_gateway_error
+from mcpgw.errors import (
+    Cancelled,
+    ClientGone,
+    GatewayError,
+    InsufficientScope,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotAcceptable,
+    NotFound,
+    Unauthenticated,
+)
+from mcpgw.pipeline import Gateway
+
+OFF_LOOP_BYTES = 65_536
+_PATH = re.compile(rb"/mcp(?:/([a-z0-9][a-z0-9-]{0,23})(?:@([0-9A-Za-z.+-]{1,64}))?)?")
+
+Challenge = Callable[[str, GatewayError], list[tuple[bytes, bytes]]]
+"""Headers of a 401 or 403 on a resource."""
+Relay = Callable[[int, Scope, bytes, Receive, Send], Awaitable[None]]
+"""Pass a request on, raw, to another worker."""
+
+
+@value(frozen=True, slots=True)
+class Place:
+    """Where a request came in: the endpoint's path, and the server and version it names."""
+
+    resource: str
+    server: str | None = None
+    version: str | None = None
+
+
+class McpEdge:
+    """Translates between MCP over HTTP and actions."""
+
+    def __init__(
+        self,
+        *,
+        gateway: Gateway,
+        sessions: Sessions,
+        limits: LimitsSection,
+        worker: int,
+        stdio_worker: int,
+        relay: Relay,
+        challenge: Challenge,
+    ) -> None:
+        self._gateway = gateway
+        self._sessions = sessions
+        self._limits = limits
+        self._worker = worker
+        self._stdio_worker = stdio_worker
+        self._relay = relay
+        self._challenge = challenge
+        self._watches = Watches()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers: Headers = scope[HEADERS]
+        answer = Answer(send, _NO_REQUEST, None)
+        try:
+            place = _place(scope["raw_path"])
+            body = b""
+            if scope["method"] == "POST":
+                body = await read_body(receive, self._limits.body_bytes, self._limits.body_read_s)
+                request = await self._read(headers, body)
+            elif scope["method"] in {"GET", "DELETE"}:
+                request = self._bodiless(scope["method"], headers)
+            else:
+                raise MethodNotAllowed(f"{scope['method']} is not a method of this endpoint", fix="POST")
+            answer = Answer(send, request, None)
+            elsewhere = None if scope[RELAYED] else self._elsewhere(place, request, headers)
+            if elsewhere is not None:
+                await self._relay(elsewhere, scope, body, receive, send)
+                return
+            await self._handle(scope, receive, place, request, answer)
+        except Exception as error:  # noqa: BLE001 - the outermost place: nothing may reach the client as a traceback
+            refusal = as_gateway_error(error)
+            if isinstance(refusal, Unauthenticated | InsufficientScope):
+                answer.headers.extend(self._challenge(scope["path"], refusal))
+            if isinstance(refusal, MethodNotAllowed):
+                answer.headers.append((b"allow", b"GET, POST, DELETE"))
+            await answer.fail(refusal)
+
+    async def _read(self, headers: Headers, body: bytes) -> McpRequest:
+        depth = self._limits.json_depth
+        if len(body) > OFF_LOOP_BYTES:
+            return await asyncio.to_thread(read_request, headers, body, max_depth=depth)
+        return read_request(headers, body, max_depth=depth)
+
+    @staticmethod
+    def _bodiless(method: str, headers: Headers) -> McpRequest:
+        """GET and DELETE exist for legacy sessions only."""
+        if "mcp-session-id" not in headers:
+            raise MethodNotAllowed(f"{method} needs a session", fix="POST, or initialize first")
+        if method == "DELETE":
+            return McpRequest(verb=Verb.END_SESSION, modern=False)
+        if "text/event-stream" not in headers.get("accept", ""):
+            raise NotAcceptable("Accept must list text/event-stream", fix="Accept: text/event-stream")
+        verb = Verb.RESUME if "last-event-id" in headers else Verb.STREAM
+        return McpRequest(verb=verb, modern=False, id=b"null")
+
+    def _elsewhere(self, place: Place, request: McpRequest, headers: Headers) -> int | None:
+        """Return the worker that must handle this request, when it is another one."""
+        if not request.modern and request.verb is not Verb.INITIALIZE and "mcp-session-id" in headers:
+            worker = self._sessions.worker_of(headers["mcp-session-id"])
+            return worker if worker != self._worker else None
+        if self._worker != self._stdio_worker and self._touches_stdio(place, request):
+            return self._stdio_worker
+        return None
+
+    def _touches_stdio(self, place: Place, request: McpRequest) -> bool:
+        """A stdio server is a process of one worker; a session may come to need it."""
+        catalog = self._gateway.worlds.current.catalog
+        if place.server is not None:
+            slugs = {place.server}
+        elif request.verb is Verb.INITIALIZE:
+            slugs = {version.server for version in catalog.active()}
+        else:
+            found = catalog.find(request.name or "")
+            slugs = {found[0]} if found is not None else set()
+        return any(v.server in slugs and v.transport is Transport.STDIO for v in catalog.active())
+
+    async def _handle(self, scope: Scope, receive: Receive, place: Place, request: McpRequest, answer: Answer) -> None:
+        headers: Headers = scope[HEADERS]
+        session, defect = None, request.defect
+        try:
+            session = self._session(place, request, headers)
+        except GatewayError as error:  # told to an authenticated caller only
+            defect = defect or error
+        answer.session = session
+        if request.verb is Verb.RESUME and session is not None:
+            found = session.replays.find(headers["last-event-id"])
+            if found is None:
+                defect = NotFound("that stream is not kept", fix="ask again")
+            else:
+                replay, position = found
+                answer.rest = replay.after(position)
+                request.name, place = replay.name, dataclasses.replace(place, server=replay.server)
+        action = self._action(scope, place, request, session)
+        answer.server, answer.name = action.server, action.name
+        if request.verb is Verb.INITIALIZE:
+            action = self._initializing(action, request, answer, place)
+        elif session is not None and defect is None:
+            defect = self._in_session(session, request, action, answer)
+        watch = None
+        if request.modern or request.verb in {Verb.STREAM, Verb.RESUME}:
+            gone = partial(self._cut, action.id, ClientGone("the client went away"))
+            watch = self._watches.add(receive, gone)
+        try:
+            await self._gateway.handle(presented(headers), action, answer.deliver, defect=defect)
+        finally:
+            if watch is not None:
+                watch.close()
+            if session is not None and session.running.get(request.id or b"") == action.id:
+                del session.running[request.id or b""]
+            answer.on_end()
+
+    def _session(self, place: Place, request: McpRequest, headers: Headers) -> Session | None:
+        if request.modern or request.verb is Verb.INITIALIZE:
+            return None
+        session_id = headers.get("mcp-session-id")
+        if session_id is None:
+            raise InvalidRequest("Missing session id", fix="initialize first, or send the 2026-07-28 envelope")
+        version = headers.get("mcp-protocol-version")
+        if version is not None and version not in HANDSHAKE:
+            raise InvalidRequest("unsupported MCP-Protocol-Version", fix=f"one of: {', '.join(HANDSHAKE)}")
+        session = self._sessions.find(session_id, place.resource)
+        return session
+
+    def _action(self, scope: Scope, place: Place, request: McpRequest, session: Session | None) -> Action:
+        clock = self._gateway.clock
+        facts = request.client
+        if session is not None:
+            facts = session.facts
+            if request.meta is not None:
+                facts = dataclasses.replace(facts, meta=request.meta)
+        server, name, forwarded = place.server, request.name, request.forwarded
+        if server is None and name is not None and VERBS[request.verb].subject is Subject.TOOL:
+            found = self._gateway.worlds.current.catalog.find(name)
+            if found is not None:
+                server, name = found
+        if request.verb is Verb.ANSWER and session is not None and request.id in session.asked:
+            server, upstream_id = session.asked[request.id]
+            name, forwarded = upstream_id.decode(), {**forwarded, "id": upstream_id}
+        if request.verb is Verb.LISTEN and request.id is not None:
+            forwarded = {**forwarded, "#id": request.id}
+        client = scope.get("client")
+        return Action(
+            id=clock.new_id(),
+            route=Route.MCP,
+            verb=request.verb,
+            resource=place.resource,
+            received_at=clock.time(),
+            server=server,
+            version=place.version,
+            name=name,
+            arguments=request.arguments,
+            forwarded=forwarded,
+            client=facts,
+            session=session.id if session is not None else None,
+            owner=session.owner if session is not None else None,
+            trace=_trace(request, scope[HEADERS]),
+            source_ip=scope[HEADERS].get(SOURCE) if scope[RELAYED] else client[0] if client else None,
+        )
+
+    def _initializing(self, action: Action, request: McpRequest, answer: Answer, place: Place) -> Action:
+        """A successful `initialize` opens a session, before its answer leaves."""
+        asked = request.params.get("protocolVersion")
+        version = asked if asked in HANDSHAKE else HANDSHAKE[0]
+        facts = ClientFacts(
+            protocol_version=version or DEFAULT_LEGACY,
+            modern=False,
+            capabilities=request.forwarded.get("capabilities", b"{}"),
+            info=request.forwarded.get("clientInfo", b"{}"),
+        )
+        session_id = self._sessions.new_id()
+
+        def opened(part: Part) -> None:
+            call = self._gateway.running.get(action.id)
+            if call is not None:
+                self._sessions.open(session_id, owner=call.who.key, resource=place.resource, facts=facts)
+                answer.headers.append((b"mcp-session-id", session_id.encode()))
+
+        answer.on_success = opened
+        return dataclasses.replace(action, session=session_id, client=facts)
+
+    def _in_session(self, session: Session, request: McpRequest, action: Action, answer: Answer) -> GatewayError | None:
+        """Note what this request means for its session; return what is wrong with it there."""
+        asked, request_id = request.verb, request.id
+        if asked is Verb.CANCELLED:
+            running = session.running.get(request.forwarded.get("requestId", b""))
+            answer.on_success = lambda part: self._cut(running, Cancelled("cancelled by the client"))
+        elif asked is Verb.END_SESSION:
+            answer.on_success = lambda part: self._sessions.end(session)
+        elif asked is Verb.ANSWER:
+            if request_id not in session.asked:
+                return InvalidRequest("this answers no request that is open")
+            answer.on_success = lambda part: session.answered(request_id)
+        elif asked is Verb.STREAM:
+            if session.streaming:
+                return InvalidRequest("this session has a stream already", fix="close it first")
+            session.streaming = True
+            answer.on_end = session.stop_streaming
+        elif request_id is not None and asked is not Verb.RESUME:
+            if request_id in session.running:
+                return InvalidRequest("this request id is in use", fix="use a new id for each request")
+            session.running[request_id] = action.id
+        return None
+
+    def _cut(self, action_id: str | None, error: GatewayError) -> None:
+        call = self._gateway.running.get(action_id) if action_id is not None else None
+        if call is not None:
+            call.cut(error)
+
+
+_NO_REQUEST = McpRequest(verb=Verb.PING, modern=True)
+
+
+def presented(headers: Headers) -> Presented:
+    """Return the credential that a request shows, unverified."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return Presented(scheme=scheme.lower(), token=token.strip()) if token else Presented()
+
+
+def _place(raw_path: bytes) -> Place:
+    match = _PATH.fullmatch(raw_path.split(b"?", 1)[0])
+    if match is None:
+        # A path that cannot be a server is answered like a server that nobody has.
+        return Place(raw_path.split(b"?", 1)[0].decode("latin-1"), "?")
+    server, version = match.groups()
+    if server is None:
+        return Place("/mcp")
+    resource = f"/mcp/{server.decode()}"
+    return Place(resource, server.decode(), version.decode() if version else None)
+
+
+def _trace(request: McpRequest, headers: Headers) -> str | None:
+    meta = request.params.get("_meta")
+    trace = meta.get("traceparent") if isinstance(meta, dict) else None
+    return trace if isinstance(trace, str) else headers.get("traceparent")
+
+
+async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a path that nothing serves."""
+    await respond(send, 404, b'{"error":{"code":"not_found","message":"no such path"}}')

@@ -1,0 +1,269 @@
+"""The Protocols between the pipeline and everything around it, and the World that a request sees.
+
+Time, storage, transport and randomness are reached only through these, so a test can drive `Gateway.handle` under a
+schedule of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol
+
+from mcpgw.domain import (
+    Action,
+    AdminNote,
+    ApiKey,
+    Arguments,
+    Decision,
+    Judged,
+    OAuthClient,
+    Part,
+    Permit,
+    Presented,
+    Principal,
+    Revocation,
+    Row,
+    ServerVersion,
+    State,
+    Switches,
+    ToolPin,
+)
+from mcpgw.domain.values import value
+
+Gate = Callable[[], None]
+"""Raises when the call may not go on: WorldMoved, Killed, Cancelled, ClientGone, Unauthenticated, Unavailable."""
+
+Deliver = Callable[[Part], Awaitable[None]]
+
+
+@value(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a policy is asked. Phase `list` sees principal, server and named thing only."""
+
+    phase: str  # "list", "call" or "result"
+    principal: Principal
+    action: Action
+    version: ServerVersion | None = None
+    tool: ToolPin | None = None
+    name: str | None = None
+    arguments: Arguments | None = None
+
+
+class PolicyEngine(Protocol):
+    """One loaded bundle. Anything but a well-formed answer is a deny."""
+
+    @property
+    def sha256(self) -> str: ...
+
+    async def decide(self, question: Question) -> Decision:
+        """Return the decision; never raises: an error, a timeout or nonsense is a deny that says so in `reasons`."""
+        ...
+
+
+class Catalog(Protocol):
+    """The servers of one world."""
+
+    def resolve(self, server: str, version: str | None, who: Principal) -> ServerVersion | None:
+        """Return the version that a call uses (None: the active one), or None when there is none to be had.
+
+        Drafts and retired versions resolve for the system principal alone.
+        """
+        ...
+
+    def active(self) -> Sequence[ServerVersion]:
+        """Return the active versions in the order of their slugs."""
+        ...
+
+    def find(self, prefixed: str) -> tuple[str, str] | None:
+        """Split a name of the endpoint over all servers (`notes__delete`) into slug and own tool name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identities:
+    """What the verification of a credential reads from the world on each call."""
+
+    keys: Mapping[str, ApiKey] = field(default_factory=dict)
+    clients: Mapping[str, OAuthClient] = field(default_factory=dict)
+    not_before: Mapping[tuple[str, str], float] = field(default_factory=dict)  # (kind, selector) -> Unix seconds
+
+    @classmethod
+    def of(
+        cls, keys: Sequence[ApiKey], clients: Sequence[OAuthClient], revocations: Sequence[Revocation]
+    ) -> Identities:
+        return cls(
+            keys={k.id: k for k in keys},
+            clients={c.client_id: c for c in clients},
+            not_before={(r.kind, r.selector): r.not_before for r in revocations},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class World:
+    """Everything a decision rests on, at one epoch; immutable.
+
+    `memo` keeps what is pure in the world (lists by caller), and dies with it. `unavailable` says why no call can be
+    let through, or is None.
+    """
+
+    epoch: int
+    catalog: Catalog
+    switches: Switches
+    policy: PolicyEngine
+    identities: Identities
+    state: State
+    unavailable: str | None = None
+    memo: dict[Any, Any] = field(default_factory=dict)
+
+
+class Worlds(Protocol):
+    """Where the current world comes from."""
+
+    @property
+    def current(self) -> World: ...
+
+    def published(self) -> int:
+        """Return the epoch that some worker has published; never lower than before. Synchronous, nanoseconds."""
+        ...
+
+    async def at_least(self, epoch: int) -> World:
+        """Return a world of this epoch or a newer one. Raises Unavailable when it cannot be had in time."""
+        ...
+
+
+class TokenVerifier(Protocol):
+    async def verify(self, presented: Presented, resource: str, world: World) -> Principal:
+        """Return who presented this credential for `resource`. Raises Unauthenticated."""
+        ...
+
+
+class Hold(Protocol):
+    """What was reserved for a call: settled when it was sent, refunded when not; exactly once."""
+
+    def settle(self, facts: Mapping[str, Any]) -> None: ...
+
+    def refund(self) -> None: ...
+
+
+class Meter(Protocol):
+    async def reserve(self, judged: Judged) -> Hold:
+        """Reserve rate, concurrency and budget. Raises RateLimited, OverBudget."""
+        ...
+
+
+class CredentialBroker(Protocol):
+    async def credential_for(self, judged: Judged) -> Mapping[str, str]:
+        """Return the header fields that prove us to the upstream; never the caller's own credential."""
+        ...
+
+
+class Exchange(Protocol):
+    """An answer that is arriving."""
+
+    def __aiter__(self) -> AsyncIterator[Part]: ...
+
+    async def aclose(self, reason: BaseException | None) -> None:
+        """Let go. With a reason, or before the end: the upstream is told to stop, as its era has it. Idempotent."""
+        ...
+
+
+class Upstream(Protocol):
+    async def send(self, permit: Permit, credential: Mapping[str, str], gate: Gate) -> Exchange:
+        """Send what the permit allows, once. `gate` is called in the same callback as the first write.
+
+        Raises UpstreamUnreachable (nothing was sent), UpstreamFailed, UpstreamTimeout, EraCrossing, and what `gate`
+        raises.
+        """
+        ...
+
+
+class Entry(Protocol):
+    """The records of one action. Leaving it by an exception writes the refusal, or the failed outcome."""
+
+    async def __aenter__(self) -> Entry: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None: ...
+
+    def identified(self, who: Principal) -> None: ...
+
+    async def intend(self, judged: Judged, hold: Hold, gate: Gate) -> Permit:
+        """Write the intent and return the right to send. `gate` is called in the same step as the write.
+
+        Raises Unavailable when the record cannot be written: no intent, no call.
+        """
+        ...
+
+    async def answered(self, part: Part) -> Part:
+        """Record what this part makes known (opened, outcome) and return it, with its receipt on WHOLE and LAST.
+
+        Raises Unrecorded when the outcome cannot be written: the part must not leave.
+        """
+        ...
+
+
+class Journal(Protocol):
+    def entry(self, action: Action, world: World) -> Entry: ...
+
+
+class Store(Protocol):
+    """State and its epoch. Every method raises Unavailable when the database does not answer."""
+
+    async def state(self) -> State:
+        """Read everything in one transaction."""
+        ...
+
+    async def commit(self, rows: Sequence[Row], note: AdminNote, expect: int | None = None) -> int:
+        """Write rows (insert, or replace by primary key) and the note in one transaction; return the new epoch.
+
+        With `expect`: raises Conflict unless the epoch is still that. Raises Conflict when a row would change what
+        is immutable (a published version's manifest). KillSwitch rows get the new epoch as their `epoch`.
+        """
+        ...
+
+    async def notes(self, after: int, limit: int) -> Sequence[tuple[int, int, AdminNote]]:
+        """Return (position, epoch, note) of the outbox beyond position `after`, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """One worker's word that it has applied an epoch.
+
+    `position` is the size of its log then. `cut` are the ids of matching calls that it cut, `may_have_taken_effect`
+    those of them whose first byte had been handed over.
+    """
+
+    worker: str
+    log: str
+    position: int
+    epoch: int
+    cut: tuple[str, ...] = ()
+    may_have_taken_effect: tuple[str, ...] = ()
+
+
+class Bus(Protocol):
+    async def publish(self, epoch: int, switch: str | None = None) -> tuple[Sequence[Ack], Sequence[str]]:
+        """Publish the epoch; return the acknowledgements of all live workers and the names of those that are missing.
+
+        With `switch`, the acknowledgements tell what that kill switch cut. A silent worker on this machine is killed,
+        and proven dead, before this returns.
+        """
+        ...
+
+
+class Clock(Protocol):
+    """Time and randomness."""
+
+    def time(self) -> float:
+        """Unix seconds."""
+        ...
+
+    def monotonic(self) -> float: ...
+
+    def new_id(self) -> str:
+        """Return a UUIDv7 as text."""
+        ...

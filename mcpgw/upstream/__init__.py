@@ -1,0 +1,1 @@
+"""Everything that is reached on behalf of a caller."""

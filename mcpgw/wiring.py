@@ -1,0 +1,387 @@
+"""The composition root: which adapter stands behind which port."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+
+from mcpgw.app import create_app
+from mcpgw.audit import certificate, logs
+from mcpgw.audit.journal import SlotJournal
+from mcpgw.audit.keys import Digester, Signer
+from mcpgw.audit.reader import AuditReader
+from mcpgw.audit.segments import Slot as LogSlot
+from mcpgw.audit.segments import unfinished
+from mcpgw.auth import keys
+from mcpgw.auth.access_tokens import AccessTokens
+from mcpgw.auth.broker import StaticBroker
+from mcpgw.auth.challenge import Challenges
+from mcpgw.auth.endpoints import Endpoints
+from mcpgw.auth.metadata import Metadata
+from mcpgw.auth.server.token_endpoint import TokenEndpoint
+from mcpgw.auth.service import KeysService
+from mcpgw.auth.signing import SigningKeys
+from mcpgw.auth.verifier import DevVerifier, Verifier
+from mcpgw.bus import ControlServer, LocalBus, PublishingStore
+from mcpgw.chores import Chores, Work, release_by_system
+from mcpgw.clock import SystemClock
+from mcpgw.cluster import EpochBoard, Slot, socket_path
+from mcpgw.config import Settings
+from mcpgw.domain import SYSTEM, Action, KillSwitch, Principal, Route, ServerVersion, Transport, Verb
+from mcpgw.edge import admin, console, oauth
+from mcpgw.edge.asgi import App
+from mcpgw.edge.llm import LlmEdge
+from mcpgw.edge.mcp import McpEdge, presented
+from mcpgw.edge.mcp_sessions import Session, Sessions
+from mcpgw.edge.services import Services
+from mcpgw.errors import GatewayError, InvalidParams, Unauthenticated, UsageError
+from mcpgw.judge import sees_model, visible_tools
+from mcpgw.kills import KillService
+from mcpgw.pipeline import Gateway
+from mcpgw.places import Places
+from mcpgw.policies.bundle import Bundle
+from mcpgw.policies.limits import ConcurrencyMeter
+from mcpgw.policies.loading import PolicyLoader
+from mcpgw.policies.service import PolicyService
+from mcpgw.ports import Ack
+from mcpgw.probes import Candidates, ProbedCatalog, Prober
+from mcpgw.registry.catalog import StateCatalog, prefixed_definition
+from mcpgw.registry.drift import differences
+from mcpgw.registry.service import Probe, ServersService
+from mcpgw.running import Board
+from mcpgw.status import WorkerStatus
+from mcpgw.store import snapshot
+from mcpgw.store.sql import SqlStore
+from mcpgw.upstream.addresses import vetted
+from mcpgw.upstream.http import HttpClient, Url
+from mcpgw.upstream.llm.openai import OpenAiUpstream
+from mcpgw.upstream.llm.prices import Prices
+from mcpgw.upstream.llm.proposals import reviewed
+from mcpgw.upstream.mcp_http import McpHttpUpstream
+from mcpgw.upstream.own import Notices, OwnUpstream
+from mcpgw.upstream.relay import SocketRelay
+from mcpgw.upstream.router import Router
+from mcpgw.upstream.stdio import StdioServers
+from mcpgw.world import NoPolicy, Snapshot, WorldKeeper, closed_world
+
+LEADER = 0
+"""The worker that owns the stdio servers and does the machine's chores."""
+
+
+class Worker:
+    """One worker process: everything behind the ports, made in the order of dependence, started with the server."""
+
+    def __init__(self, settings: Settings, index: int) -> None:
+        self.settings = settings
+        self.index = index
+        self.clock = SystemClock()
+        self.places = Places(settings.data_dir)
+        # The slot is claimed before state is first read: whoever changes state from now on waits for this worker.
+        self.epochs = EpochBoard(self.places.run)
+        self.slot = Slot(self.places.run, index, self.epochs)
+        self.store = SqlStore(settings.store_url)
+        self.policies = PolicyLoader(settings)
+        self.candidates = Candidates()
+        key = self.places.secret("snapshot.key")
+        self.worlds = WorldKeeper(
+            store=self.store,
+            epochs=self.epochs,
+            slot=index,
+            catalog_of=lambda state: ProbedCatalog(StateCatalog(state), self.candidates),
+            policy_of=self.policies.engine_for,
+            snapshot=Snapshot(
+                partial(snapshot.read, self.places.snapshot, key), partial(snapshot.write, self.places.snapshot, key)
+            ),
+            first=closed_world("the gateway is starting", NoPolicy()),
+        )
+        self.board = Board(self.worlds.published, self.clock)
+        self.worlds.board = self.board
+        self.journal = self._open_journal()
+        self.http = HttpClient(
+            settings.limits, vetted(settings.registry.allow_networks, allow_loopback=settings.server.loopback)
+        )
+        self.prices = Prices(settings.llm.providers)
+        self.notices = Notices(visible_tools)
+        self.worlds.on_change(self.notices.world_changed)
+        self.mcp_http = McpHttpUpstream(self.http, settings.limits, self.clock, self._list_changed)
+        self.stdio = StdioServers(settings.registry.stdio, settings.limits, self._list_changed)
+        self.gateway = self._gateway()
+        self.prober = Prober(self.gateway, self.candidates)
+        self.control = ControlServer(self.places.run, index, self.worlds, lambda: self.journal.size)
+        self.bus = LocalBus(self.places.run, index, self.epochs, self.control, self._left_by)
+        self.certificates = certificate.Certificates(self.places.audit)
+        self.services = self._services()
+        self.chores = self._chores()
+        self.worlds.on_change(self.chores.world_changed)
+
+    async def start(self) -> None:
+        await self.control.start()  # first: whoever changes state meanwhile gets an answer
+        await self.worlds.start()
+        await self.prices.learn([(p.name, model) for p in self.settings.llm.providers for model in p.models])
+        if self.index == LEADER:
+            await self.servers.sync_configured()
+            await self._push_first_policy()
+        self.chores.start()
+
+    async def _push_first_policy(self) -> None:
+        """Activate the operator's policy where there has never been one."""
+        directory = self.settings.policies.bundle
+        if directory is not None and self.worlds.current.state.bundle is None:
+            bundle = await asyncio.to_thread(Bundle.read, Path(directory))
+            await self.services.policies.push(SYSTEM, bundle.files, activate=True, reason="policies.bundle")
+
+    async def stop(self) -> None:
+        await self.chores.stop()
+        await self.control.stop()
+        await self.worlds.stop()
+        await self.mcp_http.aclose()
+        await self.stdio.aclose()
+        await self.http.aclose()
+        await self.store.close()
+        self.journal.close()
+
+    @cached_property
+    def endpoints(self) -> Endpoints:
+        return Endpoints(self.settings.server.base_url)
+
+    @cached_property
+    def signing(self) -> SigningKeys:
+        return SigningKeys.load(self.settings.data_dir)
+
+    @cached_property
+    def tokens(self) -> AccessTokens:
+        return AccessTokens(self.signing, self.endpoints)
+
+    @cached_property
+    def pepper(self) -> bytes:
+        return keys.pepper(self.settings)
+
+    @cached_property
+    def verifier(self) -> Verifier | DevVerifier:
+        if self.settings.server.dev_no_auth:
+            return DevVerifier()
+        return Verifier(pepper=self.pepper, tokens=self.tokens, endpoints=self.endpoints, clock=self.clock)
+
+    @cached_property
+    def signer(self) -> Signer:
+        return Signer.load_or_create(self.places.keys, self.places.audit)
+
+    @cached_property
+    def servers(self) -> ServersService:
+        return ServersService(
+            PublishingStore(self.store, self.bus),
+            self.worlds,
+            self.clock,
+            self._probe,
+            self._allow_endpoint,
+            self.settings.registry,
+        )
+
+    @cached_property
+    def challenges(self) -> Challenges:
+        return Challenges(self.endpoints)
+
+    def app(self) -> App:
+        """Return the ASGI application of this worker."""
+        settings = self.settings
+        tokens = TokenEndpoint(
+            tokens=self.tokens,
+            endpoints=self.endpoints,
+            worlds=self.worlds,
+            pepper=self.pepper,
+            ttl_s=settings.auth.token_ttl_s,
+            clock=self.clock,
+        )
+        return create_app(
+            mcp=self._mcp_edge(),
+            llm=LlmEdge(
+                gateway=self.gateway, llm=settings.llm, limits=settings.limits, challenge=self._challenge_headers
+            ),
+            routes=[
+                *oauth.routes(tokens, Metadata(self.endpoints, self.signing)),
+                *admin.routes(self.services, self._door()),
+                *console.routes(),
+            ],
+            server=settings.server,
+            limits=settings.limits,
+            start=self.start,
+            stop=self.stop,
+        )
+
+    def _mcp_edge(self) -> McpEdge:
+        limits = self.settings.limits
+        sessions = Sessions(
+            key=self.places.secret("session.key"),
+            worker=self.index,
+            limit=limits.sessions,
+            idle_s=limits.session_idle_s,
+            clock=self.clock,
+            ended=self._session_ended,
+        )
+        return McpEdge(
+            gateway=self.gateway,
+            sessions=sessions,
+            limits=limits,
+            worker=self.index,
+            stdio_worker=LEADER,
+            relay=SocketRelay(self.http, partial(socket_path, self.places.run), limits),
+            challenge=self._challenge_headers,
+        )
+
+    def _door(self) -> admin.Door:
+        return admin.Door(
+            authenticate=self._administrator,
+            challenge=lambda request, error: self._challenge(admin.PREFIX, error),
+            refused=self._refused_administrator,
+            max_body_bytes=self.settings.limits.body_bytes,
+            max_json_depth=self.settings.limits.json_depth,
+            dev_no_auth=self.settings.server.dev_no_auth,
+        )
+
+    def _challenge(self, path: str, error: GatewayError) -> str:
+        if isinstance(error, Unauthenticated):
+            return self.challenges.unauthenticated(path, presented="no bearer" not in error.message)
+        return self.challenges.insufficient_scope(path, str(error.data.get("scope", "")), error.message)
+
+    def _challenge_headers(self, path: str, error: GatewayError) -> list[tuple[bytes, bytes]]:
+        return [(b"www-authenticate", self._challenge(path, error).encode("latin-1"))]
+
+    def _open_journal(self) -> SlotJournal:
+        slot = LogSlot.claim(logs.logs_of(self.places.audit), self.slot.name, self.settings.audit, self.clock)
+        return SlotJournal(slot, Digester.load_or_create(self.places.keys), self.settings.audit, self.clock)
+
+    def _gateway(self) -> Gateway:
+        return Gateway(
+            worlds=self.worlds,
+            journal=self.journal,
+            tokens=self.verifier,
+            running=self.board,
+            meter=ConcurrencyMeter(self.settings.limits),
+            broker=StaticBroker(self.settings),
+            upstream=Router(
+                own=OwnUpstream(self.notices, prefixed_definition),
+                http=self.mcp_http,
+                stdio=self.stdio,
+                llm=OpenAiUpstream(
+                    self.http,
+                    self.settings.llm,
+                    self.settings.limits,
+                    cost=self.prices.cost_usd,
+                    sees=self._sees_model,
+                ),
+            ),
+            review=reviewed,
+            clock=self.clock,
+        )
+
+    def _services(self) -> Services:
+        kills = KillService(
+            store=self.store,
+            worlds=self.worlds,
+            bus=self.bus,
+            board=self.board,
+            clock=self.clock,
+            certify=self._certify,
+        )
+        published = PublishingStore(self.store, self.bus)
+        return Services(
+            servers=self.servers,
+            policies=PolicyService(published, self.worlds, self.clock, self.settings.policies),
+            kills=kills,
+            keys=KeysService(published, self.worlds, self.clock, self.pepper),
+            audit=AuditReader(self.places.audit, self.settings.data_dir / "audit-index.db"),
+            status=WorkerStatus(
+                self.slot.name,
+                self.worlds,
+                self.board,
+                (self.settings.audit.durability, self.journal.check),
+                [*(s.name for s in self.settings.registry.stdio), *(s.name for s in self.settings.registry.http)],
+            ),
+        )
+
+    def _chores(self) -> Chores:
+        work = Work(
+            compare=self._compare,
+            release=release_by_system(self.services.kills.release),
+            end_process=self.stdio.stop,
+            always=self._each_second,
+        )
+        return Chores(
+            self.worlds,
+            self.clock,
+            work,
+            drift_check_s=self.settings.registry.drift_check_s,
+            leads=self.index == LEADER,
+        )
+
+    async def _probe(self, slug: str, endpoint: str, transport: Transport) -> Probe:
+        try:
+            return Probe(*await self.prober.candidate(slug, endpoint, transport))
+        finally:
+            if transport is Transport.STDIO and self.index != LEADER:
+                await self.stdio.stop(slug)  # its processes are the leader's
+
+    async def _compare(self, version: ServerVersion) -> None:
+        """Quarantine every pinned tool whose live definition is another."""
+        _, live = await self.prober.tools(version)
+        for found in differences(version, live):
+            if found.tool in version.tools and found.tool not in version.quarantined:
+                await self.servers.quarantine(SYSTEM, version.server, found.tool, found.seen_sha256, version.version)
+
+    async def _sees_model(self, who: Principal, action: Action) -> bool:
+        return await sees_model(self.worlds.current, who, action)
+
+    @staticmethod
+    def _allow_endpoint(url: str) -> None:
+        """Addresses are vetted at each connect; here only what can never be one is refused."""
+        try:
+            Url.parse(url)
+        except UsageError as error:
+            raise InvalidParams(error.message, fix=error.fix) from None
+
+    def _list_changed(self, server: str, kind: str) -> None:
+        self.notices.server_said(server, kind)
+        if kind == "tools":
+            self.chores.list_changed(server)
+
+    def _session_ended(self, session: Session) -> None:
+        self.mcp_http.end_session(session.id)
+
+    def _certify(self, switch: KillSwitch, acks: Sequence[Ack], in_flight: Sequence[str]) -> Mapping[str, Any]:
+        made = certificate.certify(self.signer, switch, switch.epoch, acks, in_flight, self.clock.time())
+        self.certificates.keep(made)
+        return made
+
+    def _each_second(self) -> None:
+        self.journal.flush()
+        self.certificates.store()
+
+    def _left_by(self, name: str) -> tuple[int, tuple[str, ...]]:
+        return unfinished(self.places.audit, name)
+
+    async def _administrator(self, request: Request) -> Principal:
+        return await self.verifier.verify(presented(request.headers), admin.PREFIX, self.worlds.current)
+
+    async def _refused_administrator(self, request: Request, who: Principal | None, error: GatewayError) -> None:
+        """Record a refused request to the admin API, before it is answered."""
+        action = Action(
+            id=self.clock.new_id(),
+            route=Route.ADMIN,
+            verb=Verb.ADMIN,
+            resource=admin.PREFIX,
+            received_at=self.clock.time(),
+            name=f"{request.method} {request.url.path}",
+            source_ip=request.client.host if request.client else None,
+        )
+        try:
+            async with self.journal.entry(action, self.worlds.current) as entry:
+                if who is not None:
+                    entry.identified(who)
+                raise error
+        except GatewayError:
+            return

@@ -1,0 +1,1 @@
+"""The registry of MCP servers and their versions."""

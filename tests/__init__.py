@@ -1,0 +1,1 @@
+"""Tests mirror the source; requirements.py lists what they prove."""

@@ -1,0 +1,1 @@
+"""The log: what is written, what survives, what is proven."""

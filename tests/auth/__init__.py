@@ -1,0 +1,1 @@
+"""Identity: keys, tokens, the authorization server and what it publishes."""

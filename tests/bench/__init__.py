@@ -1,0 +1,1 @@
+"""Measuring mcpgw against others on one small machine."""

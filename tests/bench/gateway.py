@@ -1,0 +1,90 @@
+"""mcpgw as a target of compare.py.
+
+  python -m tests.bench.gateway prepare DIR [--durability disk] [--policy example]   configuration, keys, policy
+  python -m tests.bench.gateway setup DIR     with the gateway running: registers the fixture; last line: url, headers
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+from pathlib import Path
+
+import yaml
+
+from mcpgw.cli.api import Api, Gateway
+from mcpgw.config import load
+from mcpgw.processes import bootstrap
+
+# What a role may do, by server and tool: read from the caller and the tool alone.
+BY_ROLE = """package mcpgw.authz
+
+default decision := {"effect": "deny", "reasons": ["default-deny"]}
+
+allowed := {"agent": {"bench": {"echo", "blob"}}, "auditor": {"bench": {"blob"}}}
+
+decision := {"effect": "allow", "reasons": ["role-may-use-tool"]} if {
+\tsome role in input.principal.roles
+\tinput.tool.name in allowed[role][input.server.name]
+}
+
+decision := {"effect": "allow", "reasons": ["agents-use-models"]} if {
+\tinput.model.name
+\t"agent" in input.principal.roles
+}
+"""
+# The same, and a condition on the arguments, so that each call is evaluated.
+BY_ARGUMENTS = BY_ROLE.replace(
+    "allowed[role][input.server.name]\n", 'allowed[role][input.server.name]\n\tnot forbidden\n'
+) + """
+forbidden if input.arguments.text == "drop table"
+"""
+
+
+def prepare(directory: Path, port: int, durability: str, policy: str) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    tree = {
+        "data_dir": str(directory / "data"),
+        "server": {"port": port},
+        "audit": {"durability": durability},
+        "llm": {"providers": [{"name": "fake", "base_url": "http://127.0.0.1:9001/v1", "models": ["fake"]}]},
+    }
+    config = directory / "mcpgw.yaml"
+    config.write_text(yaml.safe_dump(tree))
+    text = BY_ARGUMENTS if policy == "arguments" else BY_ROLE
+    made = asyncio.run(bootstrap(load(config, environ={}), {"bench.rego": text}))
+    (directory / "keys.json").write_text(json.dumps({"agent": made.agent_key, "admin": made.admin_key}))
+
+
+def setup(directory: Path, port: int, upstream: str) -> None:
+    keys = json.loads((directory / "keys.json").read_text())
+    base = f"http://127.0.0.1:{port}"
+    admin = Api(Gateway(base, keys["admin"]))
+    if not any(server["slug"] == "bench" for server in admin.get("/servers")["servers"]):
+        admin.post("/servers", {"slug": "bench", "url": upstream})
+        version = admin.post("/servers/bench/versions")["version"]
+        admin.post(f"/servers/bench/versions/{version}/approve")
+        admin.post(f"/servers/bench/versions/{version}/activate")
+    print(json.dumps({"url": f"{base}/mcp/bench", "headers": [f"Authorization: Bearer {keys['agent']}"]}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["prepare", "setup"])
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--port", type=int, default=9300)
+    parser.add_argument("--durability", default="process", choices=["process", "disk"])
+    parser.add_argument("--policy", default="role", choices=["role", "arguments"])
+    parser.add_argument("--upstream", default="http://127.0.0.1:9000/mcp")
+    given = parser.parse_args()
+    if given.what == "prepare":
+        prepare(given.directory, given.port, given.durability, given.policy)
+    else:
+        setup(given.directory, given.port, given.upstream)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Measure the gateway against the direct upstream and bare nginx in one interleaved run.
+
+  python -m tests.bench.run [--rounds 3] [--duration 4] [--points call:1,call:32] [--out results.json]
+
+Needs nginx (Debian: nginx-light). Everything listens on loopback and stops by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+VARIANTS = {
+    "mcpgw": (9300, "process", "role"),
+    "mcpgw, policy reads arguments": (9301, "process", "arguments"),
+    "mcpgw, durability disk": (9302, "disk", "role"),
+}
+
+
+def fixture(name: str, port: int) -> dict[str, object]:
+    return {
+        "name": name,
+        "cmd": [sys.executable, str(HERE / "fixtures" / f"{name}_upstream.py"), "--port", str(port)],
+        "ready": {"url": f"http://127.0.0.1:{port}/health"},
+    }
+
+
+def target(name: str, directory: Path, mode: str) -> dict[str, object]:
+    port, durability, policy = VARIANTS[name]
+    command = [sys.executable, "-m", "tests.bench.gateway"]
+    options = ["--port", str(port), "--durability", durability, "--policy", policy]
+    subprocess.run([*command, "prepare", str(directory), *options], cwd=ROOT, check=True)
+    return {
+        "name": name,
+        "cmd": [sys.executable, "-m", "mcpgw", "serve", "--config", str(directory / "mcpgw.yaml")],
+        "cwd": str(ROOT),
+        "url": f"http://127.0.0.1:{port}/mcp/bench",
+        "mode": mode,
+        "ready": {"url": f"http://127.0.0.1:{port}/readyz"},
+        "setup": ["sh", "-c", f"cd {ROOT} && {' '.join([*command, 'setup', str(directory), *options])}"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--mode", default="legacy", choices=["legacy", "stateless"])
+    parser.add_argument("--points", default="call:1,call:32")
+    parser.add_argument("--rounds", default="3")
+    parser.add_argument("--duration", default="4")
+    parser.add_argument("--out", default="")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="mcpgw-bench-") as temporary:
+        work = Path(temporary)
+        nginx = {
+            "name": "nginx",
+            "cmd": ["sh", str(HERE / "limits" / "nginx.sh"), str(work / "nginx")],
+            "url": "http://127.0.0.1:9100/mcp",
+            "mode": given.mode,
+            "ready": {"url": "http://127.0.0.1:9100/health"},
+        }
+        wanted = [name for name in VARIANTS if not given.only or name in given.only.split(";")]
+        ours = [target(name, work / f"gateway-{i}", given.mode) for i, name in enumerate(wanted)]
+        spec = {
+            "points": given.points.split(","),
+            "fixtures": [fixture("mcp", 9000), fixture("llm", 9001)],
+            "targets": [{"name": "direct", "url": "http://127.0.0.1:9000/mcp", "mode": given.mode}, nginx, *ours],
+        }
+        (work / "targets.json").write_text(json.dumps(spec))
+        command = [sys.executable, str(HERE / "compare.py"), str(work / "targets.json"), "--tmp", str(work / "run")]
+        command += ["--rounds", given.rounds, "--duration", given.duration, "--warm", "1"]
+        command += ["--out", given.out] if given.out else []
+        subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""What one caller and one upstream may take at once."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcpgw.config import LimitsSection
+from mcpgw.domain import SYSTEM, Judged, Principal
+from mcpgw.errors import RateLimited
+from mcpgw.judge import judge
+from mcpgw.policies.limits import ConcurrencyMeter
+from mcpgw.ports import Hold
+from tests.parts import action, agent, published, world_of
+
+WORLD = world_of(published("notes"), published("files"))
+
+
+async def judged(who: Principal | None = None, server: str = "notes") -> Judged:
+    return await judge(WORLD, who or agent(), action(server=server))
+
+
+def meter(per_principal: int = 2, per_upstream: int = 3) -> ConcurrencyMeter:
+    return ConcurrencyMeter(LimitsSection(per_principal=per_principal, per_upstream=per_upstream))
+
+
+@pytest.mark.requirement("limits:principal")
+async def test_a_caller_with_as_many_calls_as_it_may_is_told_when_to_try_again() -> None:
+    counted = meter()
+    held = [await counted.reserve(await judged(server=server)) for server in ("notes", "files")]
+    with pytest.raises(RateLimited) as caught:
+        await counted.reserve(await judged())
+    assert caught.value.data == {"retry_after_s": 1}
+    await counted.reserve(await judged(agent("bob")))
+    held[0].settle({})
+    await counted.reserve(await judged())
+
+
+@pytest.mark.requirement("limits:principal")
+async def test_two_clients_of_one_person_are_counted_apart() -> None:
+    counted = meter(per_principal=1)
+    await counted.reserve(await judged(agent(client_id="desk")))
+    await counted.reserve(await judged(agent(client_id="phone")))
+    with pytest.raises(RateLimited):
+        await counted.reserve(await judged(agent(client_id="desk")))
+
+
+@pytest.mark.requirement("limits:upstream")
+async def test_an_upstream_with_as_many_calls_as_it_may_have_is_spared_and_the_others_go_on() -> None:
+    counted = meter()
+    for name in ("a", "b", "c"):
+        await counted.reserve(await judged(agent(name)))
+    with pytest.raises(RateLimited, match="`notes` has 3 calls running"):
+        await counted.reserve(await judged(agent("d")))
+    await counted.reserve(await judged(agent("d"), "files"))
+
+
+@pytest.mark.requirement("limits:upstream")
+async def test_the_gateway_itself_is_bounded_by_the_upstream_alone() -> None:
+    counted = meter(per_principal=1)
+    for _ in range(3):
+        await counted.reserve(await judged(SYSTEM))
+    with pytest.raises(RateLimited):
+        await counted.reserve(await judged(SYSTEM))
+
+
+@pytest.mark.requirement("limits:given-back")
+async def test_a_refused_reservation_takes_nothing() -> None:
+    counted = meter(per_principal=5, per_upstream=1)
+    held = await counted.reserve(await judged())
+    for _ in range(10):
+        with pytest.raises(RateLimited):
+            await counted.reserve(await judged())
+    held.refund()
+    for server in ("notes", "files"):
+        await counted.reserve(await judged(server=server))
+
+
+@pytest.mark.requirement("limits:given-back")
+@given(st.lists(st.tuples(st.sampled_from(["reserve", "settle", "refund", "both"]), st.integers(0, 20)), max_size=40))
+async def test_every_place_is_given_back_once_however_a_call_ends(steps: list[tuple[str, int]]) -> None:
+    counted = meter(per_principal=3, per_upstream=4)
+    held: list[Hold] = []
+    for step, number in steps:
+        if step == "reserve":
+            with suppress(RateLimited):
+                held.append(await counted.reserve(await judged(agent(f"caller {number % 3}"))))
+        elif held:
+            hold = held.pop(number % len(held))
+            for end in {"settle": "s", "refund": "r", "both": "srs"}[step]:
+                hold.settle({}) if end == "s" else hold.refund()
+        assert counted._running.get("@notes", 0) == len(held)
+    for hold in held:
+        hold.settle({})
+    assert counted._running == {}

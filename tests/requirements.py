@@ -1,0 +1,605 @@
+"""The behaviours that mcpgw promises, by id: what, and where the promise comes from.
+
+Checked both ways: a test may claim only what stands here (conftest.py), and everything here is claimed by a test
+(test_requirements.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Requirement(NamedTuple):
+    promise: str
+    source: str
+
+
+REQUIREMENTS: Mapping[str, Requirement] = {
+    "budget:size": Requirement("modules, functions and parameter lists stay small", "contributing"),
+    "budget:imports": Requirement("imports stand at the top of a module", "contributing"),
+    "pipeline:schedules": Requirement(
+        "a kill, a revocation, an activation or a crash at any await breaks no invariant", "architecture: ports"
+    ),
+    "pipeline:rejudge": Requirement(
+        "an older epoch at the gate means: judge again, three worlds at most", "architecture: the gate"
+    ),
+    "budget:broad-except": Requirement("only the outermost places catch every exception", "contributing"),
+    # The verdict
+    "judge:order": Requirement(
+        "unavailable, session, visibility, scope, kill, quarantine, policy: the first that refuses is told",
+        "contract: refused calls",
+    ),
+    "judge:invisible-is-unknown": Requirement(
+        "a name the caller may not see is answered like one that nobody has, on every method",
+        "architecture: visibility first",
+    ),
+    "judge:killed": Requirement(
+        "a killed call names its switch; draining lets what runs finish", "security: kill 4, 10"
+    ),
+    "judge:quarantined": Requirement("a tool that changed is refused, the others of its server go on", "issue 2: 6"),
+    "judge:redaction": Requirement(
+        "redacted arguments are judged again, and the judged bytes are sent", "architecture: judged is sent"
+    ),
+    "judge:list-is-callable": Requirement(
+        "what is not listed is not callable, what is listed is not unknown", "architecture: visibility first"
+    ),
+    "judge:memo-per-caller": Requirement(
+        "nothing that is remembered for one caller is shown to another", "security: 30"
+    ),
+    "judge:pure": Requirement("the same world, principal and action have the same verdict", "architecture: judge"),
+    "obligations:redact": Requirement(
+        "a redaction replaces the value of its RFC 6901 pointer and nothing else; one that cannot be obeyed denies",
+        "contract: policy output",
+    ),
+    "obligations:redact-result": Requirement(
+        "a result is redacted in its structure and in text that is JSON", "contract: policy output"
+    ),
+    "obligations:max-result": Requirement(
+        "a result larger than the policy allows is withheld", "contract: policy output"
+    ),
+    "obligations:keep-only": Requirement("of a list only what may be seen leaves", "architecture: visibility first"),
+    # Running calls
+    "gate:epoch": Requirement("no gate lets a call pass that was judged in an older world", "architecture: the gate"),
+    "gate:expiry": Requirement("a credential that expires ends its call at the next gate", "architecture: streams"),
+    "gate:sent": Requirement(
+        "a call counts as sent exactly when it passed the gate of the transport", "contract: kill"
+    ),
+    "cut:waiting": Requirement("a cut call ends where it waits, with the reason", "architecture: the gate"),
+    "cut:own-task": Requirement("a cut never leaks out of the call that it was meant for", "architecture: the gate"),
+    "cut:swallowed": Requirement(
+        "a call that swallows its cancellation still passes no gate", "architecture: the gate"
+    ),
+    "cut:first-stands": Requirement("the first reason to cut a call is the one it ends with", "architecture: the gate"),
+    "kill:in-flight": Requirement(
+        "a hard kill cuts every matching call, and names each that was handed over and is unfinished", "contract: kill"
+    ),
+    # The workers of one machine
+    "cluster:slots": Requirement("a slot belongs to one living worker, and looking disturbs nobody", "ADR 7"),
+    "cluster:epoch": Requirement(
+        "the published epoch is shared by all workers and does not fall", "architecture: world"
+    ),
+    "cluster:publish": Requirement(
+        "every worker applies a change, reached by a messenger or not", "architecture: world"
+    ),
+    "cluster:starting-worker": Requirement("a change waits for a worker that is starting", "architecture: world"),
+    "kill:barrier": Requirement(
+        "once a kill has returned no worker hands over a matching call; those under way are named", "contract: kill"
+    ),
+    "kill:silent-worker": Requirement(
+        "a silent worker is ended and proven dead before a kill returns, or named as missing", "ADR 7"
+    ),
+    "world:last-known": Requirement("a start without the database is closed, killed as last known", "security: kill 6"),
+    "world:rollback": Requirement("a database older than what was seen here is refused", "architecture: kill"),
+    "world:swap": Requirement(
+        "a worker changes worlds in one step, in order, or says that it cannot", "architecture: world"
+    ),
+    # Kill switches
+    "kill:algebra": Requirement("a switch stops what its scope and selector say and nothing else", "security: K8"),
+    "kill:preview": Requirement("a dry run shows what the kill would stop, and stops nothing", "security: K8, kill 9"),
+    "kill:service": Requirement("a kill is refused whole, or answered with every acknowledgement", "contract: HTTP"),
+    "kill:release": Requirement("a release needs a standing switch and a reason, and is kept", "security: kill 7"),
+    # Configuration
+    "config:layers": Requirement(
+        "file, environment over it, flags over both; safe without any", "contract: configuration"
+    ),
+    "config:unknown-key": Requirement("an unknown key is refused with the nearest known one", "issue 2: bad input"),
+    "config:all-problems": Requirement("every problem is told at once, with its key", "contract: check-config"),
+    "config:bad-file": Requirement(
+        "what cannot be read is refused with its place, never a traceback", "issue 2: bad input"
+    ),
+    "config:secrets": Requirement(
+        "secrets stand in a configuration by reference only and are never shown", "contract: configuration"
+    ),
+    "config:dev-no-auth": Requirement("no authentication only on a loopback address", "contract: configuration"),
+    # What the edge reads
+    "json:valid": Requirement("only one JSON object, read as every other parser reads it", "security: 16"),
+    "json:encoding": Requirement("only UTF-8, no byte order mark, no half characters", "security: 16"),
+    "json:numbers": Requirement("no number that parsers read differently", "issue 2: 3"),
+    "json:duplicates": Requirement("no key twice, at any depth, in any spelling", "issue 2: 3"),
+    "json:depth": Requirement("nesting is bounded", "issue 2: 3"),
+    "json:linear": Requirement("a body costs no more than its length, before authentication too", "security: 14"),
+    # The guard
+    "guard:headers": Requirement(
+        "headers are read as RFC 9110 has it: names without case, values without edges", "RFC 9110 5"
+    ),
+    "guard:host": Requirement("one valid Host that is ours, or no answer", "security: 14, RFC 9112 3.2"),
+    "guard:target": Requirement("the request target is a plain path", "security: 14"),
+    "guard:origin": Requirement("a foreign Origin is refused with 403", "mcp 1.2"),
+    "guard:limits": Requirement("number and size of headers are bounded", "security: reliability limits"),
+    "guard:once": Requirement("what decides about a request is said once", "mcp 1.3"),
+    "guard:framing": Requirement("one request is one request for everybody", "security: 14"),
+    # Identity
+    "auth:roles": Requirement(
+        "one role table; no credential holds agent and administrator scopes together", "contract: scopes and roles"
+    ),
+    "auth:admin-separation": Requirement("administrators' keys open no MCP endpoint", "security 1.2 #27"),
+    "auth:api-key": Requirement("a valid key is recognised, an expired or wrong one refused", "issue 2: 5"),
+    "auth:key-form": Requirement("a key has 256 random bits and a checksum", "security 1.2 #26"),
+    "auth:key-storage": Requirement("digests alone are stored, the pepper is private", "security 1.2 #26"),
+    "auth:key-timing": Requirement("an unknown key id costs the same time", "security 1.2 #25"),
+    "auth:access-token": Requirement("an access token names its client and its endpoint", "RFC 9068"),
+    "auth:token-checks": Requirement("every lie in a token is refused", "security 1.2 #8"),
+    "auth:token-cache": Requirement("token facts are kept under the whole token, and bounded", "CVE-2026-35030"),
+    "auth:audience": Requirement(
+        "a token's audience is the exact endpoint; /mcp opens what is below, never the reverse",
+        "contract: scopes and roles",
+    ),
+    "auth:signing-key": Requirement(
+        "the signing key is a private file, its public half is published", "RFC 7517, RFC 7638"
+    ),
+    "auth:revocation": Requirement("a revoked credential is refused on the next call", "contract: promises"),
+    "auth:deny-on-error": Requirement("any fault while a credential is read is a 401", "CVE-2026-12773"),
+    "auth:challenge": Requirement(
+        "401 and 403 say where to get a credential and with which scopes", "RFC 6750, RFC 9728"
+    ),
+    "auth:metadata": Requirement("resources and authorization server describe themselves", "RFC 9728, RFC 8414"),
+    "auth:sdk-flow": Requirement("the SDK's client finds its way to a token by itself", "issue 2: how we will know"),
+    "auth:grant": Requirement("the client-credentials grant issues tokens for one resource", "RFC 6749 4.4, RFC 8707"),
+    "auth:grant-errors": Requirement("the token endpoint's errors are the standard's", "RFC 6749 5.2"),
+    "auth:grant-backoff": Requirement("guessing at secrets is slowed down, for the guesser alone", "security 1.2 #32"),
+    "auth:key-life": Requirement("keys are created, rotated and revoked", "contract: commands"),
+    "auth:no-escalation": Requirement("nobody grants more than they hold", "security 1.2 #27"),
+    "auth:last-admin": Requirement("the last key that administers keys cannot be ended", "security 1.2 #27"),
+    "auth:broker": Requirement(
+        "upstreams get the operator's credentials only, at the URL they were written for", "security 1.2 #7"
+    ),
+    # The store
+    "store:epoch": Requirement("no epoch is lost, also across processes", "architecture: World"),
+    "store:whole": Requirement("what was committed is what is read", "ports: Store"),
+    "store:snapshot-read": Requirement("a state is one snapshot of all tables", "ports: Store"),
+    "store:expect": Requirement("a commit can demand the epoch that it was made for", "ports: Store"),
+    "store:switch-epoch": Requirement("a switch carries the epoch of its commit", "ports: Store"),
+    "store:immutable": Requirement("a published version cannot be rewritten", "domain: ServerVersion"),
+    "store:atomic": Requirement("a crash leaves a transaction whole or undone", "architecture: World"),
+    "store:outbox": Requirement("notes come out in the order of their commits", "architecture: World"),
+    "store:durable": Requirement("a commit survives the loss of power", "architecture: Kill"),
+    "store:finishes": Requirement("a commit goes to its end although its caller is gone", "architecture: Kill"),
+    "store:unavailable": Requirement(
+        "every failure of the database is Unavailable, and shows nothing of it", "ports: Store"
+    ),
+    "store:migrations": Requirement(
+        "migrations and tables agree; a migration happens whole or not at all", "security R16"
+    ),
+    "kill:snapshot": Requirement("the local snapshot is signed and never goes back", "security K6"),
+    # The registry
+    "registry:digest": Requirement("the order of keys never changes a digest, everything else does", "security 1.2 #2"),
+    "registry:drift": Requirement("live definitions are compared with their pins", "security 1.2 #2"),
+    "registry:unpinnable": Requirement("a definition with two readings is no definition", "security 0"),
+    "registry:names": Requirement("names over all servers are unique and have at most 64 characters", "contract: HTTP"),
+    "registry:look-alike": Requirement("a slug that looks like another is refused", "security 1.2 #3"),
+    "registry:scan": Requirement(
+        "hidden characters, oversize and schema bombs are found at publication", "security 1.2 #1, #23"
+    ),
+    "registry:urls": Requirement("an endpoint is a plain http or https URL", "security 1.2 #10"),
+    "registry:approved-only": Requirement("nothing unapproved is served", "issue 2: 6"),
+    "registry:quarantine": Requirement(
+        "a tool that differs from its pin is refused until a version is approved", "issue 2: 6"
+    ),
+    "registry:disabled": Requirement("a disabled server serves nothing", "contract: commands"),
+    "registry:rollback": Requirement("the version before can be made active again", "contract: commands"),
+    "registry:diff": Requirement(
+        "what changed between two versions is shown, hidden characters visible", "contract: commands"
+    ),
+    "registry:versions": Requirement(
+        "versions are numbered, and publishing the same again changes nothing", "issue 2: 6"
+    ),
+    "registry:configured": Requirement(
+        "only the operator's file declares processes and endpoints with secrets", "security 1.2 #29"
+    ),
+    # The HTTP client
+    "http:pool": Requirement("kept connections are reused, and replaced only before a write", "performance 7"),
+    "http:no-repeat": Requirement("a request that was written is never sent again", "security 4"),
+    "http:bodies": Requirement("every framing of a body is read", "RFC 9112 6"),
+    "http:redirect": Requirement("a redirect is never followed", "security 1.2 #10"),
+    "http:stream": Requirement("chunks come as they arrive; a slow reader slows the writer", "security 1.2 #18"),
+    "http:let-go": Requirement("an answer that nobody waits for is cut at once", "architecture: streams"),
+    "http:deadlines": Requirement("each phase of a request has a deadline", "security 4"),
+    "http:unreachable": Requirement("unreachable means that nothing was sent", "errors: UpstreamUnreachable"),
+    "http:vetted": Requirement("every address is vetted at every connect", "security 1.2 #11"),
+    "http:unix": Requirement("Unix sockets work alike", "architecture: affinity"),
+    "http:strict": Requirement("an answer with two readings, or none, is refused", "security 1.2 #16"),
+    "http:surplus": Requirement("late bytes never become the next answer", "security 1.2 #16"),
+    "http:headers-out": Requirement("no header or framing can be injected", "security 1.2 #16"),
+    "http:url": Requirement("an ambiguous URL is refused, and no secret of it shown", "security 0"),
+    "http:tls": Requirement("the server's name is proven; one context serves all", "performance 7"),
+    "gate:first-write": Requirement(
+        "the gate runs in the callback of the first write; when it raises, no byte was sent", "architecture: the gate"
+    ),
+    "addresses:table": Requirement("private, special and disguised addresses are told from public ones", "security 0"),
+    "sse:split": Requirement("the same events come out however the bytes are cut, and no byte is lost", "HTML 9.2.6"),
+    "sse:cap": Requirement("an event is bounded, and read in linear time", "security R3"),
+    # The LLM route
+    "llm:passthrough": Requirement(
+        "the provider's bytes pass unchanged; the caller's key does not", "architecture: LLM route"
+    ),
+    "llm:receipt": Requirement("every answer carries a receipt", "architecture: journal"),
+    "llm:usage": Requirement("usage is recorded before the end of the answer", "issue 2: 10"),
+    "llm:judged-is-sent": Requirement("the body judged is the body sent", "contract: promises"),
+    "llm:stream": Requirement("a stream ends, and counts, as its caller asked", "architecture: streams"),
+    "llm:closed-table": Requirement(
+        "an unknown or provider-run part of a request is refused by name", "architecture: LLM route"
+    ),
+    "llm:strict-body": Requirement("a body has one meaning", "security 1.2 #15"),
+    "llm:order": Requirement("401 comes before any word about the content", "contract: refused calls"),
+    "llm:visibility": Requirement("a model that is not seen does not exist", "architecture: visibility first"),
+    "llm:models": Requirement("the list of models equals what may be used", "architecture: visibility first"),
+    "llm:proposals": Requirement("a denied proposal does not leave", "architecture: LLM route"),
+    "llm:stream-proposals": Requirement("deltas of a proposal are held until it is decided", "architecture: LLM route"),
+    "llm:one-reading": Requirement("an answer that could be read two ways is withheld", "security 1.2 #15"),
+    "llm:upstream-errors": Requirement("a provider's errors are reported without its secrets", "security R2"),
+    "llm:cut-stream": Requirement("a stream cut short ends in an error, never in [DONE]", "architecture: streams"),
+    "llm:kill": Requirement("a kill by model or provider cuts a running stream", "issue 2: 8"),
+    "llm:disconnect": Requirement("a caller that goes away ends the provider's work", "security R13"),
+    "llm:deadlines": Requirement("a silent provider is given up in time", "security 4"),
+    "llm:prices": Requirement("an unknown price is none, and looking it up holds nobody up", "issue 2: 10"),
+    # What an MCP client asks
+    "mcp:media": Requirement("a request is JSON, and its client reads JSON and event streams", "mcp 1.1"),
+    "mcp:json-rpc": Requirement("one JSON-RPC 2.0 message, its id kept byte for byte", "mcp 1.1"),
+    "mcp:ladder": Requirement(
+        "envelope, headers against body, version, method: the first that fails is told", "mcp 1.2, 1.3"
+    ),
+    "mcp:sentinel": Requirement("header values in canonical base64 are decoded before they are compared", "mcp 1.3"),
+    "mcp:eras": Requirement("clients of both eras on one URL, told apart by each request", "mcp 2.2"),
+    "mcp:notifications": Requirement("known notifications are read, others accepted and dropped", "mcp 1.4, 2.1"),
+    "mcp:judged-is-sent": Requirement("what is forwarded are the very bytes that came", "contract: promises"),
+    # MCP servers
+    "upstream:same-era": Requirement("a server that speaks both generations is spoken to in the client's", "mcp 2.3"),
+    "upstream:era-detection": Requirement(
+        "only a modern answer makes a server modern, and it is asked once", "mcp 2.2"
+    ),
+    "upstream:era-crossing": Requirement("a crossing names the missing translation and the versions", "issue 2: 4"),
+    "upstream:own-calls": Requirement("the gateway's own calls use either generation", "architecture: one door"),
+    "upstream:envelope": Requirement("headers say what the body says", "mcp 1.1, 1.3"),
+    "upstream:param-headers": Requirement("headers that repeat arguments are rebuilt after a redaction", "mcp 1.3"),
+    "upstream:judged-bytes": Requirement(
+        "the very bytes that were judged go, and the answer's come back", "contract: promises"
+    ),
+    "upstream:parts": Requirement("error, isError, whole and stream become parts", "ports: Part"),
+    "upstream:rubbish": Requirement("an upstream that answers rubbish fails its own call, with a cause", "security R2"),
+    "upstream:foreign-answers": Requirement("an answer never reaches another call", "security 1.2 #19"),
+    "upstream:gate": Requirement("the gate is passed at every write", "architecture: the gate"),
+    "upstream:sessions": Requirement("upstream sessions belong to one client session and are bounded", "mcp 2.1"),
+    "upstream:notifications": Requirement("notifications are posted and answered with nothing", "mcp 2.1"),
+    "upstream:server-requests": Requirement(
+        "what a server may ask of a client is a closed table", "architecture: closed table"
+    ),
+    "upstream:input-required": Requirement("requests for input pass through, with their state", "mcp 1.7"),
+    "upstream:streams": Requirement("listen streams, GET streams and list_changed are relayed", "mcp 1.6"),
+    "upstream:resumption": Requirement("a stream that the server closed is gone on with after its delay", "SEP-1699"),
+    "upstream:cancellation": Requirement("a call that nobody waits for is cancelled as its era has it", "mcp 1.2, 2.1"),
+    "upstream:limits": Requirement("streams have limits of time, silence and event size", "security 1.2 #18"),
+    "upstream:npm-servers": Requirement("the reference servers of npm work", "issue 2: how we will know"),
+    "stdio:process": Requirement(
+        "a server process has the operator's exact arguments and environment", "security 1.2 #29"
+    ),
+    "stdio:one-session": Requirement(
+        "the calls of all callers share a process and never each other's answers", "security 1.2 #19"
+    ),
+    "stdio:translation": Requirement("plain calls are translated between the generations", "mcp 2.3"),
+    "stdio:supervision": Requirement("a process that died is started again, slower each time", "issue 2: 4"),
+    "stdio:gate": Requirement("the gate stands at the write of each frame", "architecture: the gate"),
+    "stdio:cancellation": Requirement("cancelling is a notification", "mcp 1.9"),
+    "stdio:limits": Requirement("a line without end does not fill the memory", "security 1.2 #29"),
+    "stdio:ending": Requirement("the whole process group ends with the gateway", "security 1.2 #29"),
+    "stdio:log": Requirement("what a server writes to stderr is one harmless line of log each", "security 1.2 #24"),
+    # Administration and commands
+    "admin:authenticated": Requirement(
+        "every operation without a credential is a recorded 401", "contract: scopes and roles"
+    ),
+    "admin:scopes": Requirement(
+        "each operation answers exactly the roles that have its scope", "contract: scopes and roles"
+    ),
+    "admin:revoked-key": Requirement("a revoked key is refused on the next request", "contract: promises"),
+    "admin:kill": Requirement(
+        "a kill is 200 when every worker has applied it; a release needs a reason", "contract: HTTP"
+    ),
+    "admin:kill-missing": Requirement("202 names the workers that are missing", "contract: HTTP"),
+    "admin:health": Requirement(
+        "health needs no credential; readiness is 503 until a call would be served", "contract: HTTP"
+    ),
+    "admin:dev-warning": Requirement("readiness warns while nobody needs a credential", "contract: configuration"),
+    "admin:openapi": Requirement("the description names every operation, its scope and its body", "contract: HTTP"),
+    "admin:strict": Requirement("unknown and duplicate keys are refused, with the fix", "issue 2: bad input"),
+    "admin:size": Requirement("oversize is 413, declared or streamed", "issue 2: bad input"),
+    "cli:errors": Requirement("an error is one clear line with its fix, JSON when asked", "issue 2: bad input"),
+    "cli:no-gateway": Requirement("a command without a gateway says how to start one", "issue 2: bad input"),
+    "cli:port-in-use": Requirement("a port in use is said before anything is made", "issue 2: bad input"),
+    "cli:directory-in-use": Requirement("a second gateway on one directory is refused", "issue 2: bad input"),
+    "cli:json": Requirement("every command has --json", "contract: commands"),
+    "cli:usage": Requirement("bad usage ends with status 2", "contract: commands"),
+    "cli:call": Requirement("result and progress are kept apart, in both generations", "contract: commands"),
+    "cli:call-refused": Requirement("a refused call shows its decision or its switch", "contract: commands"),
+    "cli:finds-gateway": Requirement("options, environment and file lead to the gateway", "contract: commands"),
+    "cli:kill": Requirement("switches are thrown, listed and released", "contract: commands"),
+    "cli:check-config": Requirement("each problem is named with file, key and fix", "contract: commands"),
+    "cli:administers": Requirement(
+        "keys, policies, versions and log are administered from the shell", "contract: commands"
+    ),
+    "cli:policy-check": Requirement("a policy is checked as the gateway checks it", "issue 2: 7"),
+    "cli:policy-test": Requirement("failing policy tests are named", "issue 2: 7"),
+    "cli:key-stays-with-its-url": Requirement("a key from the file goes to no other URL", "security 1.2 #7"),
+    "quickstart:resumes": Requirement("a second start has the same keys and state", "contract: commands"),
+    "quickstart:four-commands": Requirement("the four printed commands do what they say", "issue 2: 11"),
+    "quickstart:killed-while-running": Requirement("a running call is cut, and the log says so", "issue 2: 11"),
+    "quickstart:fails-clearly": Requirement("a quickstart that cannot start ends with the reason", "issue 2: 11"),
+    "example:eras": Requirement("the example server speaks both generations", "issue 2: 11"),
+    "example:progress": Requirement("the slow tool reports progress, and stops when cancelled", "issue 2: 11"),
+    # Sessions of the handshake era
+    "session:affinity": Requirement(
+        "a session id names the worker that holds it, to every worker", "architecture: affinity"
+    ),
+    "session:forged": Requirement("a forged session id is unknown", "mcp 2.1"),
+    "session:bound": Requirement("a session belongs to the endpoint it was opened on", "mcp 2.1"),
+    "session:ends": Requirement("a session ends when told or idle, never while it is used", "issue 2: 3"),
+    "session:limit": Requirement("sessions are bounded", "security: 32"),
+    "session:asked": Requirement("a request of a server reaches the client under an id of ours", "mcp 2.1"),
+    # What an MCP client is answered
+    "answer:whole": Requirement(
+        "a result leaves as it came, under the client's id, with its receipt", "architecture: journal"
+    ),
+    "answer:status": Requirement("an error has the HTTP status of the client's era", "mcp 1.2"),
+    "answer:refusal": Requirement(
+        "a refusal has one code, a reason and a fix, and no internals", "contract: refused calls"
+    ),
+    "answer:refused-late": Requirement("what is refused before the first byte is told", "architecture: streams"),
+    "answer:denied": Requirement("a denied tool call is a result that a model can act on", "contract: refused calls"),
+    "answer:stream": Requirement(
+        "a stream ends with its response, or with the refusal as its last event", "contract: refused calls"
+    ),
+    "body:limits": Requirement("a request body is bounded in size and time", "issue 2: 3"),
+    # What the gateway answers itself
+    "router:target": Requirement(
+        "a permit reaches the upstream it is for, past the gate, and no other", "architecture: permit"
+    ),
+    "router:once": Requirement("a permit sends once", "architecture: permit"),
+    "own:tools": Requirement("a list of tools is the pins that its caller may see, never cached by others", "mcp 1.5"),
+    "own:handshake": Requirement("over all servers the gateway shakes hands itself", "contract: HTTP"),
+    "own:streams": Requirement(
+        "open streams are told when the tools that their caller sees change, and relay their server", "mcp 1.6"
+    ),
+    # Limits
+    "limits:principal": Requirement("the running calls of one caller are bounded", "security: 32"),
+    "limits:upstream": Requirement("the running calls to one upstream are bounded", "security: reliability limits"),
+    "limits:given-back": Requirement(
+        "a place is given back exactly once, however a call ends", "architecture: reserve"
+    ),
+    # The supervisor
+    "supervisor:restart": Requirement("a process that dies is started again, later each time it fails", "issue 2: 8"),
+    "supervisor:end": Requirement("workers end first, then the keeper; who does not end is killed", "security: R4"),
+    "supervisor:port": Requirement("a port in use is refused with a fix", "issue 2: bad input"),
+    # The log
+    "audit:canonical": Requirement(
+        "the leaf hash covers the stored bytes, whose fields have a fixed order", "architecture: journal and log"
+    ),
+    "audit:chain": Requirement(
+        "index and previous hash run on over all files of a log", "architecture: journal and log"
+    ),
+    "audit:tail": Requirement("who reads along sees whole records only", "architecture: journal and log"),
+    "audit:position": Requirement("the size of a log is known at any time", "architecture: journal and log"),
+    "audit:tree": Requirement(
+        "trees, inclusion and consistency are those of RFC 6962 and RFC 9162", "architecture: journal and log"
+    ),
+    "audit:keys": Requirement(
+        "the signing key is private, made once and never swapped", "architecture: journal and log"
+    ),
+    "audit:one-writer": Requirement("a log has one writer, a machine one keeper", "architecture: journal and log"),
+    "audit:write-ahead": Requirement(
+        "the intent is in the file before the permit exists", "architecture: journal and log"
+    ),
+    "audit:gate": Requirement("a gate that raises leaves no intent", "architecture: journal and log"),
+    "audit:two-records": Requirement("a call has an intent and an outcome", "architecture: journal and log"),
+    "audit:stream": Requirement(
+        "a stream has opened, outcome and closed, with its counts", "architecture: journal and log"
+    ),
+    "audit:cut": Requirement(
+        "a call that was cut says by whom, and whether it was sent", "architecture: journal and log"
+    ),
+    "audit:rejudged": Requirement("a call judged again says which attempt it is", "architecture: journal and log"),
+    "audit:refused": Requirement("a refusal is one record, with its reasons", "architecture: journal and log"),
+    "audit:shed": Requirement(
+        "strangers cannot fill the log: beyond a rate they are counted", "architecture: journal and log"
+    ),
+    "audit:group-commit": Requirement(
+        "with durability disk, waiting records share one sync", "architecture: journal and log"
+    ),
+    "audit:full-disk": Requirement(
+        "without room for a record there is no call, and what is owed still fits", "architecture: journal and log"
+    ),
+    "audit:no-room-no-start": Requirement("a log without room is not opened", "architecture: journal and log"),
+    "audit:survives-kill": Requirement(
+        "a record survives the death of every gateway process", "architecture: journal and log"
+    ),
+    "audit:healing": Requirement("a torn tail is found and healed", "architecture: journal and log"),
+    "audit:unknown-effect": Requirement(
+        "intents without outcome are named after a crash", "architecture: journal and log"
+    ),
+    "audit:hostile": Requirement("hostile text is one harmless line", "architecture: journal and log"),
+    "audit:checkpoint": Requirement(
+        "every second what changed is signed, over all logs", "architecture: journal and log"
+    ),
+    "audit:resume": Requirement("the keeper goes on where it was", "architecture: journal and log"),
+    "audit:alarm": Requirement("a broken chain is alarmed, never signed over", "architecture: journal and log"),
+    "audit:admin-notes": Requirement(
+        "administrators' changes come into the log exactly once", "architecture: journal and log"
+    ),
+    "audit:proof": Requirement("the inclusion of a record is proven in milliseconds", "architecture: journal and log"),
+    "audit:tamper": Requirement(
+        "any change below a kept checkpoint is found, and where", "architecture: journal and log"
+    ),
+    "audit:equivocation": Requirement(
+        "two checkpoints of one size with different roots are shown", "architecture: journal and log"
+    ),
+    # Reading and proving the log
+    "audit:no-values": Requirement("digests and chosen fields are recorded, never arguments", "security 3"),
+    "audit:withheld": Requirement("an answer whose outcome cannot be recorded is withheld", "contract: promises"),
+    "audit:query": Requirement(
+        "the log is read by filters, with a cursor that is stable under writes", "contract: HTTP"
+    ),
+    "audit:index-disposable": Requirement("the index can be thrown away", "architecture: embedded"),
+    "audit:verify": Requirement("verification needs no gateway", "contract: commands"),
+    "audit:pairs": Requirement("verification pairs intents with outcomes", "issue 2: 9"),
+    "audit:receipt": Requirement("a receipt proves its record", "contract: promises"),
+    "audit:kill-proof": Requirement("a certificate proves that no matching intent follows", "contract: promises"),
+    # Packaging
+    "packaging:complete": Requirement("the wheel holds every module and data file, and nothing else", "ADR 2"),
+    "packaging:metadata": Requirement("the wheel says what it is", "ADR 2"),
+    "packaging:no-hijack": Requirement("no file of the working directory is imported in place of ours", "ADR 2"),
+    "imports:directions": Requirement("imports point inwards, in the mapped packages too", "architecture: directions"),
+    "dependencies:few": Requirement("at most 25 runtime dependencies", "security: goals"),
+    "dependencies:explained": Requirement("every dependency is explained", "style: habits"),
+    "dependencies:used": Requirement("what is imported is declared, what is declared is imported", "security: goals"),
+    "dependencies:pinned": Requirement("the Rego engine is pinned; nothing is installed from elsewhere", "ADR 3"),
+    # Policies
+    "policy:bundle-digest": Requirement("the same files have the same digest", "architecture: embedded Rego"),
+    "policy:lint-built-ins": Requirement("only verified built-ins are taken", "architecture: embedded Rego"),
+    "policy:lint-negation": Requirement(
+        "nothing fallible, multi-valued or possibly missing stands below not, also transitively",
+        "architecture: embedded Rego",
+    ),
+    "policy:lint-recursion": Requirement("recursion is refused with file, line and fix", "architecture: embedded Rego"),
+    "policy:lint-syntax": Requirement(
+        "what is not Rego v1 is refused with file, line and fix", "architecture: embedded Rego"
+    ),
+    "policy:memo": Requirement(
+        "a decision is remembered only when its rules read nothing of the call", "architecture: embedded Rego"
+    ),
+    "policy:input": Requirement("the input document is the contract's", "contract: policy input and output"),
+    "policy:output": Requirement("an answer of another shape denies", "contract: policy input and output"),
+    "policy:obligations": Requirement(
+        "an unknown or unfulfillable obligation denies", "contract: policy input and output"
+    ),
+    "policy:undefined-denies": Requirement("undefined denies", "contract: policy input and output"),
+    "policy:never-raises": Requirement("every failure is a deny with a reason", "contract: policy input and output"),
+    "policy:judged-bytes": Requirement(
+        "arguments are in the input byte for byte and cannot displace our facts", "contract: promises"
+    ),
+    "policy:input-cap": Requirement("an input beyond the cap is denied", "security 1.2 #22"),
+    "policy:budget": Requirement("an exhausted budget denies", "security 1.2 #22"),
+    "policy:redos": Requirement("hostile patterns cost no time", "security 1.2 #22"),
+    "policy:killable": Requirement("the evaluation of a large input can be ended", "architecture: embedded Rego"),
+    "policy:two-evaluators": Requirement("only what both evaluators allow is allowed", "architecture: embedded Rego"),
+    "policy:thread-bound": Requirement(
+        "the engine is used, dropped and rebuilt on its own thread", "architecture: embedded Rego"
+    ),
+    "policy:refused-whole": Requirement("a bad bundle changes nothing", "security R16"),
+    "policy:check-apart": Requirement("checking a bundle cannot bring the gateway down", "security R16"),
+    "policy:parity": Requirement("every vector, idiom and built-in agrees with OPA", "architecture: embedded Rego"),
+    "policy:opa-down": Requirement("a dead or hung OPA denies in time", "security R8"),
+    "policy:activate": Requirement("old and new change in one commit", "architecture: World"),
+    "policy:rollback": Requirement("the policy before can be made active again", "contract: commands"),
+    "policy:explain": Requirement("an explanation shows the decision and the rules that made it", "contract: commands"),
+    "policy:test": Requirement("a policy's own tests are run, as OPA runs them", "contract: commands"),
+    # Documentation
+    "readme:transcript": Requirement("the transcript of the README is what happens", "issue 2: 12"),
+    "readme:commands": Requirement("the two commands of the README are the ones that work", "issue 2: 12"),
+    "readme:clients": Requirement("the README's clients connect as shown", "issue 2: 12"),
+    "docs:generated": Requirement("generated pages are fresh", "contract: configuration"),
+    "docs:commands": Requirement("commands in the guides exist", "style: docs as tests"),
+    "examples:kill-drill": Requirement("the kill drill does what it says", "architecture: examples"),
+    "examples:quickstart": Requirement("the quickstart example is what the quickstart makes", "architecture: examples"),
+    # End to end
+    "spec:through-the-gateway": Requirement(
+        "the conformance suite gives through the gateway what it gives directly", "issue 2: how we will know"
+    ),
+    "sdk:tools": Requirement(
+        "the SDK's client lists and calls, both generations, both endpoints", "issue 2: how we will know"
+    ),
+    "sdk:oauth": Requirement("the SDK's client gets a token by itself", "issue 2: how we will know"),
+    "sdk:audience": Requirement("a token for one endpoint is refused on another", "contract: scopes and roles"),
+    "sdk:scope": Requirement("an administrator's key is refused by scope on /mcp", "contract: scopes and roles"),
+    "sdk:revocation": Requirement("a revoked client is refused on its next call", "contract: promises"),
+    "sdk:denied": Requirement("a denial is a result that a model can act on", "contract: refused calls"),
+    "sdk:progress": Requirement("progress arrives while the call runs", "issue 2: 3"),
+    "sdk:cancel": Requirement("a cancelled call stops upstream", "issue 2: 3"),
+    "sdk:logging": Requirement("log messages arrive as asked for", "issue 2: 3"),
+    "sdk:asking": Requirement(
+        "elicitation, sampling and roots reach the client, and its answers the server", "issue 2: 3"
+    ),
+    "sdk:resources": Requirement("resources are read, listed and watched", "issue 2: 3"),
+    "sdk:subscriptions": Requirement("listen streams tell of changes", "issue 2: 3"),
+    "sdk:prompts": Requirement("prompts and completion work", "issue 2: 3"),
+    "sdk:quarantine": Requirement("a tool that changed is refused, the others go on", "issue 2: 6"),
+    "sdk:receipts": Requirement("a receipt is proven against a checkpoint", "contract: promises"),
+    "visibility:names": Requirement(
+        "a hidden and an unknown name look the same on every method", "architecture: visibility first"
+    ),
+    "visibility:servers": Requirement("a hidden and an unknown server look the same", "architecture: visibility first"),
+    "visibility:tools": Requirement("a hidden tool is neither listed nor callable", "architecture: visibility first"),
+    "kill:zero-after-200": Requirement("no unlisted call arrives after the 200", "security K1"),
+    "kill:running": Requirement(
+        "running calls are answered, and their upstream sees the end, within a second", "security K2"
+    ),
+    "kill:streams": Requirement("open streams are told, or end", "security K3"),
+    "kill:fail-closed-start": Requirement("a start without its state, or with an older one, is closed", "security K6"),
+    "kill:certificate": Requirement(
+        "every certificate verifies offline, and a forged intent is found", "issue 2: how we will know"
+    ),
+    "ready:audit-sink": Requirement("readiness tells that the log cannot be written", "contract: HTTP"),
+    "workers:stdio": Requirement("any worker serves a stdio server", "architecture: affinity"),
+    "workers:sessions": Requirement("a session survives another worker's connection", "architecture: affinity"),
+    "workers:revocation": Requirement("a revocation holds on every worker", "contract: promises"),
+    "workers:activation": Requirement(
+        "an activation holds on every worker when its answer is there", "architecture: World"
+    ),
+    "workers:quarantine": Requirement("a quarantine holds on every worker until a version is approved", "issue 2: 6"),
+    # Pages
+    "docs:configuration": Requirement(
+        "every documented key is read, with its name in the environment", "contract: configuration"
+    ),
+    "docs:links": Requirement("every link between pages leads somewhere", "style: docs as tests"),
+    "docs:policy": Requirement("the policies in the guides pass the check", "style: docs as tests"),
+    "docs:threats": Requirement("the threat model names requirements that exist", "security 1"),
+    # Bad input, real clients and servers
+    "audit:crash": Requirement(
+        "after kill -9 every answered call has intent and outcome, every arrival an intent", "security A1"
+    ),
+    "audit:no-record-no-call": Requirement("without room for a record nothing arrives upstream", "security A2"),
+    "audit:room-for-outcomes": Requirement(
+        "what is under way can still be recorded when the disk is full", "security A2"
+    ),
+    "kill:drain": Requirement("a draining switch lets what runs finish, and names it", "contract: HTTP"),
+    "kill:no-room": Requirement("a kill works without room in the log", "architecture: Kill"),
+    "bad-input:admin": Requirement("the admin API names what is wrong, and the fix", "issue 2: bad input"),
+    "bad-input:content": Requirement("content that has two meanings, or none, is refused by name", "security 1.2 #15"),
+    "bad-input:legacy": Requirement("a handshake-era client is told in its own way", "mcp 2.1"),
+    "bad-input:limits": Requirement("what is too large or too deep is refused", "security 4"),
+    "bad-input:methods": Requirement("unknown methods and versions have the protocol's codes", "mcp 1.2"),
+    "bad-input:policy": Requirement("a broken policy is refused and the old one stays", "security R16"),
+    "bad-input:shape": Requirement("what is not a request is refused before anything else", "contract: refused calls"),
+    "bad-input:start": Requirement("a start that cannot work says why", "issue 2: bad input"),
+    "bad-input:stranger": Requirement("a stranger learns nothing but 401", "contract: refused calls"),
+    "bad-upstream:own-call": Requirement("a bad upstream costs its own call only", "security R2"),
+    "bad-upstream:registration": Requirement("what is not an MCP server cannot be registered", "issue 2: bad input"),
+    "npm:http": Requirement("npm's server works over streamable HTTP", "issue 2: how we will know"),
+    "npm:stdio": Requirement("npm's servers work over stdio", "issue 2: how we will know"),
+    "openai:chat": Requirement("the openai SDK chats", "issue 2: how we will know"),
+    "openai:stream": Requirement("the openai SDK reads streams", "issue 2: how we will know"),
+    "openai:tools": Requirement("proposed tools are decided before they leave", "issue 2: 10"),
+    "openai:models": Requirement("the list of models is what the caller may use", "issue 2: 10"),
+    "openai:errors": Requirement("errors are those the openai SDK knows", "contract: refused calls"),
+    "openai:kill": Requirement("a kill by model or provider ends a running stream with an error", "issue 2: 8"),
+    "openai:cut": Requirement("a stream that is cut is never taken for complete", "architecture: streams"),
+    "routes:authentication": Requirement("every route asks for a credential, except those listed", "security 1.1"),
+    "routes:roles": Requirement("every administrator's route answers exactly its roles", "security 1.2 #27"),
+}

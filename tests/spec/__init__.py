@@ -1,0 +1,1 @@
+"""What the specifications themselves test: their conformance suites, run against our servers."""
