@@ -12,8 +12,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from mcpgw.errors import InvalidRequest
 from mcpgw.policies.aside import environment
+
+from mcpgw.errors import InvalidRequest
 
 DEADLINE_S = 10.0
 

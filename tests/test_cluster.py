@@ -33,7 +33,7 @@ from mcpgw.store.memory import MemoryStore
 from mcpgw.store.migrations import migrate
 from mcpgw.store.sql import SqlStore
 from mcpgw.world import Snapshot, WorldKeeper
-from tests.fixtures.processes import running
+from tests.fixtures.processes import running, state_of
 from tests.fixtures.workers import keeper_of
 from tests.parts import action, agent, switch
 
@@ -164,14 +164,6 @@ async def cluster(tmp_path: Path, workers: int, *, held: bool = False) -> AsyncI
         await keeper.stop()
         await store.close()
         slot.close()
-
-
-def state_of(pid: int) -> str:
-    """Return the kernel's letter for a process; "gone" when there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
-    except FileNotFoundError:
-        return "gone"
 
 
 @pytest.mark.requirement("kill:barrier")

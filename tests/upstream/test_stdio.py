@@ -33,6 +33,7 @@ from mcpgw.errors import (
 )
 from mcpgw.upstream import stdio_supervision
 from mcpgw.upstream.stdio import StdioServers
+from tests.fixtures.processes import state_of
 from tests.upstream.calls import ALICE, BOB, LEGACY, LIMITS, MODERN, Caller, CountingGate, HandClock, version
 
 LINES = Path(__file__).with_name("line_server.py")
@@ -78,7 +79,7 @@ async def about(caller: Caller) -> dict[str, Any]:
 
 async def until_gone(pid: int) -> None:
     with anyio.fail_after(5):
-        while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+        while state_of(pid) not in {"gone", "Z"}:
             await asyncio.sleep(0.01)
 
 
