@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from joserfc import jws, jwt
+
 from mcpgw.auth.endpoints import Endpoints
 from mcpgw.auth.signing import ALGORITHM, SigningKeys
-
 from mcpgw.domain import OAuthClient, Principal
 from mcpgw.errors import Unauthenticated
 

@@ -6,7 +6,6 @@ import re
 from urllib.parse import SplitResult, urlsplit
 
 from mcpgw.auth.scopes import ADMIN_SCOPES
-
 from mcpgw.errors import UsageError
 
 MCP = "/mcp"

@@ -15,7 +15,6 @@ from collections.abc import Collection
 
 from mcpgw.auth.keyfiles import private_file
 from mcpgw.auth.scopes import check_roles
-
 from mcpgw.config import Settings, secret
 from mcpgw.domain import ApiKey
 from mcpgw.errors import UsageError

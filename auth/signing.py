@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet, KeySetSerialization
-from mcpgw.auth.keyfiles import private_file
 
+from mcpgw.auth.keyfiles import private_file
 from mcpgw.errors import UsageError
 
 ALGORITHM = "ES256"

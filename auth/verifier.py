@@ -12,11 +12,11 @@ import secrets
 from collections.abc import Mapping
 
 from joserfc.errors import JoseError
+
 from mcpgw.auth import keys
 from mcpgw.auth.access_tokens import AccessTokens, TokenFacts
 from mcpgw.auth.endpoints import MCP, Endpoints, endpoint_of, opens
 from mcpgw.auth.scopes import ADMIN_SCOPES, AGENT_SCOPES, kind_of, scopes_of
-
 from mcpgw.domain import ApiKey, Kind, OAuthClient, Presented, Principal
 from mcpgw.errors import Unauthenticated
 from mcpgw.ports import Clock, Identities, World

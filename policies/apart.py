@@ -12,9 +12,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from mcpgw.policies.aside import environment
-
 from mcpgw.errors import InvalidRequest
+from mcpgw.policies.aside import environment
 
 DEADLINE_S = 10.0
 

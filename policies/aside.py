@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import anyio.to_thread
-from mcpgw.policies import output
-from mcpgw.policies.bundle import Bundle
 
 import mcpgw
 from mcpgw.domain import Decision
+from mcpgw.policies import output
+from mcpgw.policies.bundle import Bundle
 
 ON_LOOP_BYTES = 4096
 DEADLINE_S = 0.5

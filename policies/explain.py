@@ -7,13 +7,13 @@ from typing import Any
 
 import anyio.to_thread
 import msgspec
+
+from mcpgw.errors import InvalidParams
 from mcpgw.policies.apart import apart
 from mcpgw.policies.bundle import Bundle
 from mcpgw.policies.input import Document, Inputs
 from mcpgw.policies.local import LocalEngine, compiled, trace
 from mcpgw.policies.output import shown
-
-from mcpgw.errors import InvalidParams
 from mcpgw.ports import Question
 
 

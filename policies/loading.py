@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from mcpgw.policies.bundle import Bundle
-from mcpgw.policies.local import LocalEngine, compile_bundle
-
 from mcpgw.config import Settings
 from mcpgw.domain import State
+from mcpgw.policies.bundle import Bundle
+from mcpgw.policies.local import LocalEngine, compile_bundle
 from mcpgw.ports import PolicyEngine
 
 

@@ -19,6 +19,10 @@ from typing import Any
 
 import anyio.to_thread
 import msgspec
+
+from mcpgw.config import Settings
+from mcpgw.domain import Decision, Effect
+from mcpgw.errors import InvalidRequest
 from mcpgw.policies import output
 from mcpgw.policies.aside import ON_LOOP_BYTES, Aside
 from mcpgw.policies.bundle import ENTRY_POINT, Bundle
@@ -26,10 +30,6 @@ from mcpgw.policies.finding import Finding
 from mcpgw.policies.input import HEAD_FIELDS, Inputs
 from mcpgw.policies.lint import DECISION, lint, nesting
 from mcpgw.policies.tree import Node, Policy
-
-from mcpgw.config import Settings
-from mcpgw.domain import Decision, Effect
-from mcpgw.errors import InvalidRequest
 from mcpgw.ports import Question
 
 # With RUST_BACKTRACE set, the first error of the engine would spend 60 ms on symbols.

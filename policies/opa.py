@@ -7,14 +7,14 @@ from typing import Any, Self
 
 import aiohttp
 import msgspec
-from mcpgw.policies import output
-from mcpgw.policies.bundle import PACKAGE, Bundle
-from mcpgw.policies.input import Inputs
 from opa_client import AsyncOpaClient
 from opa_client.errors import DeletePolicyError, RegoParseError
 
 from mcpgw.domain import Decision
 from mcpgw.errors import InvalidRequest, Unavailable
+from mcpgw.policies import output
+from mcpgw.policies.bundle import PACKAGE, Bundle
+from mcpgw.policies.input import Inputs
 from mcpgw.ports import Question
 
 TIMEOUT_S = 0.2

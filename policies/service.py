@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import anyio.to_thread
-from mcpgw.policies.bundle import Bundle
-from mcpgw.policies.explain import explain
-from mcpgw.policies.local import refused
-from mcpgw.policies.warmup import check
 
 from mcpgw.config import PoliciesSection
 from mcpgw.domain import AdminNote, PolicyBundle, Principal, State
 from mcpgw.errors import Conflict, InvalidRequest, NotFound
+from mcpgw.policies.bundle import Bundle
+from mcpgw.policies.explain import explain
+from mcpgw.policies.local import refused
+from mcpgw.policies.warmup import check
 from mcpgw.ports import Clock, Store, Worlds
 
 Shown = dict[str, Any]

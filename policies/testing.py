@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from mcpgw.errors import UsageError
 from mcpgw.policies.bundle import TEST_SUFFIX, Bundle
 from mcpgw.policies.lint import cycles
 from mcpgw.policies.local import Compiled, LocalEngine, compiled, evaluated, refused, syntax
 from mcpgw.policies.output import shown
 from mcpgw.policies.tree import Policy
-
-from mcpgw.errors import UsageError
 
 VECTORS_SUFFIX = ".vectors.json"
 _MAX_INPUT_BYTES = 1024 * 1024

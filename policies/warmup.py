@@ -4,13 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mcpgw.policies import output
-from mcpgw.policies.apart import apart
-from mcpgw.policies.bundle import ENTRY_POINT, Bundle
-from mcpgw.policies.finding import Finding
-from mcpgw.policies.input import Inputs
-from mcpgw.policies.local import LocalEngine, compiled
-
 from mcpgw.domain import (
     Action,
     Arguments,
@@ -25,6 +18,12 @@ from mcpgw.domain import (
     VersionStatus,
 )
 from mcpgw.errors import InvalidRequest
+from mcpgw.policies import output
+from mcpgw.policies.apart import apart
+from mcpgw.policies.bundle import ENTRY_POINT, Bundle
+from mcpgw.policies.finding import Finding
+from mcpgw.policies.input import Inputs
+from mcpgw.policies.local import LocalEngine, compiled
 from mcpgw.ports import Question
 
 # What an engine says of itself. To say nothing about a question is a policy's right: that denies.

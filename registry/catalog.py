@@ -7,9 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from mcpgw.registry.digest import canonical, parse, sha256
-
 from mcpgw.domain import Kind, Principal, Server, ServerVersion, State, ToolPin, VersionStatus
+from mcpgw.registry.digest import canonical, parse, sha256
 
 MAX_NAME = 64  # what every LLM provider takes, and the MCP conformance suite
 SEPARATOR = "__"  # a slug has no underscore, so the first one ends it

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mcpgw.registry import digest, drift, lifecycle
-
 from mcpgw.domain import ActiveVersion, Quarantine, Row, Server, ServerVersion, State, ToolPin, VersionStatus
 from mcpgw.errors import Conflict, NotFound
+from mcpgw.registry import digest, drift, lifecycle
 
 ACTIVATE, ROLLBACK, DISABLE = "servers.activate", "servers.rollback", "servers.disable"
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mcpgw.registry.changes import Change
-
 from mcpgw.config import HttpServer, RegistrySection, StdioServer
 from mcpgw.domain import Server, State, Transport
+from mcpgw.registry.changes import Change
 
 Endpoint = tuple[Transport, str]
 """How and where a server is reached: the URL, or the name of the entry in the configuration."""

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mcpgw.domain import ServerVersion, ToolPin
+from mcpgw.errors import UpstreamFailed
 from mcpgw.registry import digest
 from mcpgw.registry.digest import Number
 from mcpgw.registry.scan import pointer, visible
-
-from mcpgw.domain import ServerVersion, ToolPin
-from mcpgw.errors import UpstreamFailed
 
 MAX_SHOWN = 500  # characters of one value
 

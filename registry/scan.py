@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from mcpgw.domain import ToolPin
 from mcpgw.registry.digest import Number, parse
 from mcpgw.registry.lifecycle import skeleton
-
-from mcpgw.domain import ToolPin
 
 MAX_DEFINITION_BYTES = 65_536
 MAX_DESCRIPTION = 4_096

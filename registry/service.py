@@ -6,14 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mcpgw.registry import changes, configured, digest, drift, lifecycle, view
-from mcpgw.registry.changes import Change
-from mcpgw.registry.configured import Endpoint
-
 from mcpgw.config import RegistrySection
 from mcpgw.domain import SYSTEM, AdminNote, Era, Principal, Server, ServerVersion, State, Transport, VersionStatus
 from mcpgw.errors import Conflict
 from mcpgw.ports import Clock, Store, Worlds
+from mcpgw.registry import changes, configured, digest, drift, lifecycle, view
+from mcpgw.registry.changes import Change
+from mcpgw.registry.configured import Endpoint
 
 ATTEMPTS = 5
 NOTES_PAGE = 1000

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mcpgw.domain import Server, ServerVersion, State, VersionStatus
 from mcpgw.registry import scan
 from mcpgw.registry.changes import quarantined, versions_of
 from mcpgw.registry.configured import Endpoint
 from mcpgw.registry.lifecycle import newest
-
-from mcpgw.domain import Server, ServerVersion, State, VersionStatus
 
 
 def server(state: State, row: Server, configured: Endpoint | None) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
-from mcpgw.policies import testing, warmup
-from mcpgw.policies.bundle import Bundle
 
 from mcpgw.config import ENV_PREFIX, load
 from mcpgw.errors import WIRE
+from mcpgw.policies import testing, warmup
+from mcpgw.policies.bundle import Bundle
 from tests.generate import command_tree, documents
 from tests.harness import ROOT
 from tests.test_requirements import CLAIM

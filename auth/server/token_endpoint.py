@@ -17,7 +17,6 @@ from mcpgw.auth.endpoints import MCP, Endpoints, scopes_at
 from mcpgw.auth.keys import digest
 from mcpgw.auth.scopes import scopes_of
 from mcpgw.auth.server.backoff import Backoff
-
 from mcpgw.domain import OAuthClient
 from mcpgw.ports import Clock, Worlds
 

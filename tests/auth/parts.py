@@ -12,12 +12,12 @@ from typing import Any, NoReturn
 import pytest
 from joserfc import jws
 from joserfc.jwk import ECKey
+
 from mcpgw.auth import keys
 from mcpgw.auth.access_tokens import AccessTokens
 from mcpgw.auth.endpoints import Endpoints
 from mcpgw.auth.signing import SigningKeys
 from mcpgw.auth.verifier import Verifier
-
 from mcpgw.domain import ApiKey, Decision, OAuthClient, Presented, Principal, Revocation, State, Switches
 from mcpgw.errors import Unauthenticated
 from mcpgw.ports import Identities, Question, Store, World

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 
 import pytest
-from mcpgw.auth.broker import StaticBroker
 
+from mcpgw.auth.broker import StaticBroker
 from mcpgw.config import HttpServer, LlmSection, Provider, RegistrySection, Settings
 from mcpgw.domain import (
     SYSTEM,

@@ -14,15 +14,15 @@ import pytest
 import uvicorn
 from mcp.client.auth.extensions.client_credentials import ClientCredentialsOAuthProvider
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
-from mcpgw.auth.challenge import Challenges
-from mcpgw.auth.metadata import Metadata
-from mcpgw.auth.server.token_endpoint import TokenEndpoint
-from mcpgw.auth.service import KeysService
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from mcpgw.auth.challenge import Challenges
+from mcpgw.auth.metadata import Metadata
+from mcpgw.auth.server.token_endpoint import TokenEndpoint
+from mcpgw.auth.service import KeysService
 from mcpgw.domain import SYSTEM, Presented
 from mcpgw.edge.oauth import MAX_FORM_BYTES, routes
 from mcpgw.errors import Unauthenticated

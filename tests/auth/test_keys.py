@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mcpgw.auth import keys
 from mcpgw.auth.keyfiles import private_file
-
 from mcpgw.config import AuthSection, Settings
 from mcpgw.errors import UsageError
 from tests.auth.parts import PEPPER, agent_key

@@ -11,12 +11,12 @@ import pytest
 from joserfc.jwk import ECKey
 from mcp.client.auth.utils import extract_field_from_www_auth
 from mcp.shared.auth import OAuthMetadata, ProtectedResourceMetadata
+
 from mcpgw.auth.challenge import Challenges
 from mcpgw.auth.endpoints import Endpoints
 from mcpgw.auth.metadata import Metadata
 from mcpgw.auth.scopes import ADMIN_SCOPES
 from mcpgw.auth.signing import SigningKeys
-
 from mcpgw.errors import UsageError
 from tests.auth.parts import BASE, Identity
 

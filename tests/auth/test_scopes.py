@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from mcpgw.auth.scopes import ADMIN_SCOPES, AGENT_SCOPES, ROLES, check_roles, kind_of, scopes_of
 
+from mcpgw.auth.scopes import ADMIN_SCOPES, AGENT_SCOPES, ROLES, check_roles, kind_of, scopes_of
 from mcpgw.domain import VERBS, Kind
 from mcpgw.errors import InvalidParams
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from mcpgw.auth import keys
 from mcpgw.auth.scopes import scopes_of
 from mcpgw.auth.service import KeysService
-
 from mcpgw.domain import SYSTEM, AdminNote, Kind, Principal, Revocation, State
 from mcpgw.errors import Conflict, InsufficientScope, InvalidParams, NotFound
 from mcpgw.store.memory import MemoryStore

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from joserfc import jwt
 from joserfc.jwk import KeySet
+
 from mcpgw.auth.metadata import Metadata
 from mcpgw.auth.server.token_endpoint import TokenEndpoint
-
 from mcpgw.domain import OAuthClient
 from mcpgw.ports import World
 from mcpgw.store.memory import MemoryStore

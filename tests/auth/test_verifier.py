@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
+
 from mcpgw.auth import keys
 from mcpgw.auth.access_tokens import AccessTokens, TokenFacts
 from mcpgw.auth.scopes import ADMIN_SCOPES, AGENT_SCOPES
 from mcpgw.auth.verifier import DevVerifier, Verifier
-
 from mcpgw.domain import Kind, Presented, Revocation
 from mcpgw.errors import Unauthenticated
 from mcpgw.ports import World

@@ -9,8 +9,8 @@ from typing import Any
 import httpx2
 import pytest
 from mcp import MCPError
-from mcpgw.auth.endpoints import ADMIN
 
+from mcpgw.auth.endpoints import ADMIN
 from tests.e2e.agents import MODERN, MODES, Tokens, Wire, agent, client_credentials, text_of
 from tests.harness import GatewayProcess
 

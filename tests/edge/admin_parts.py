@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from starlette.applications import Starlette
+from starlette.requests import Request
+
 from mcpgw.auth.access_tokens import AccessTokens
 from mcpgw.auth.challenge import Challenges
 from mcpgw.auth.endpoints import ADMIN, Endpoints
@@ -15,9 +18,6 @@ from mcpgw.auth.keys import new_key
 from mcpgw.auth.service import KeysService
 from mcpgw.auth.signing import SigningKeys
 from mcpgw.auth.verifier import Verifier
-from starlette.applications import Starlette
-from starlette.requests import Request
-
 from mcpgw.bus import ControlServer, LocalBus
 from mcpgw.clock import SystemClock
 from mcpgw.cluster import EpochBoard, Slot

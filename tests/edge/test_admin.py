@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx2
 import msgspec
 import pytest
-from mcpgw.auth.scopes import ROLES
 
+from mcpgw.auth.scopes import ROLES
 from mcpgw.cluster import Slot
 from mcpgw.domain import Principal
 from mcpgw.edge.admin import PREFIX

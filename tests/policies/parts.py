@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mcpgw
+from mcpgw.domain import Arguments, ServerVersion, ToolPin
 from mcpgw.policies import local
 from mcpgw.policies.bundle import ENTRY_POINT, Bundle
 from mcpgw.policies.local import LocalEngine, compiled
-
-import mcpgw
-from mcpgw.domain import Arguments, ServerVersion, ToolPin
 from mcpgw.ports import Question
 from tests.parts import action, agent, published
 

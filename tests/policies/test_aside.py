@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import anyio
 import pytest
-from mcpgw.policies import aside
-from mcpgw.policies.local import LocalEngine
 
 from mcpgw.domain import Effect
+from mcpgw.policies import aside
+from mcpgw.policies.local import LocalEngine
 from tests.policies.parts import ALLOW, DENY, asked, engine
 
 RULES = f"""default decision := {DENY}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from mcpgw.policies import bundle as limits
-from mcpgw.policies.bundle import Bundle
 
 from mcpgw.errors import InvalidRequest, UsageError
+from mcpgw.policies import bundle as limits
+from mcpgw.policies.bundle import Bundle
 
 A, B = "package a\n", "package b\n"
 

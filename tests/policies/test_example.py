@@ -6,10 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from mcpgw.policies.bundle import Bundle
 from mcpgw.policies.testing import run, vectors_of
 from mcpgw.policies.warmup import check, inspect
-
 from tests.policies.parts import EXAMPLE, POLICIES
 
 OWN = ["allow_all", "deny_all", "example"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from mcpgw.policies.bundle import Bundle
-from mcpgw.policies.explain import document_of, explain, explained
 
 from mcpgw.errors import InvalidParams
+from mcpgw.policies.bundle import Bundle
+from mcpgw.policies.explain import document_of, explain, explained
 from tests.policies.parts import ALLOW, DENY, MAX_INPUT_BYTES, asked, bundle
 
 RULES = f"""default decision := {DENY}

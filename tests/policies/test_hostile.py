@@ -8,10 +8,10 @@ from typing import Any
 
 import anyio
 import pytest
-from mcpgw.policies import warmup
-from mcpgw.policies.bundle import Bundle
 
 from mcpgw.domain import Arguments, Effect
+from mcpgw.policies import warmup
+from mcpgw.policies.bundle import Bundle
 from tests.policies.parts import ALLOW, DENY, asked, bundle, engine
 
 SOON_S = 0.05

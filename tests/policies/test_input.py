@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from mcpgw.policies.input import HEAD_FIELDS, Document, Fragments, Inputs, schema
 
 from mcpgw.domain import VERBS, Arguments, ClientFacts, Route, Subject, ToolPin, Verb
+from mcpgw.policies.input import HEAD_FIELDS, Document, Fragments, Inputs, schema
 from mcpgw.ports import Question
 from tests.parts import action, agent, published
 from tests.policies.parts import POLICIES, asked, pinned

@@ -7,12 +7,12 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mcpgw.policies.limits import ConcurrencyMeter
 
 from mcpgw.config import LimitsSection
 from mcpgw.domain import SYSTEM, Judged, Principal
 from mcpgw.errors import RateLimited
 from mcpgw.judge import judge
+from mcpgw.policies.limits import ConcurrencyMeter
 from mcpgw.ports import Hold
 from tests.parts import action, agent, published, world_of
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+
+from mcpgw.errors import InvalidRequest
 from mcpgw.policies.finding import Finding
 from mcpgw.policies.lint import DECISION, lint
 from mcpgw.policies.local import syntax
 from mcpgw.policies.tree import Policy
-
-from mcpgw.errors import InvalidRequest
 from tests.policies.parts import ALLOW, PACKAGE, bundle
 
 RULE = f"decision := {ALLOW} if "

@@ -12,13 +12,13 @@ from typing import Any
 
 import anyio
 import pytest
-from mcpgw.policies import local
-from mcpgw.policies.bundle import Bundle
-from mcpgw.policies.local import LocalEngine, compile_bundle, compiled
 
 from mcpgw.config import Settings
 from mcpgw.domain import Arguments, Effect
 from mcpgw.errors import InvalidRequest
+from mcpgw.policies import local
+from mcpgw.policies.bundle import Bundle
+from mcpgw.policies.local import LocalEngine, compile_bundle, compiled
 from mcpgw.ports import PolicyEngine
 from tests.parts import agent
 from tests.policies.parts import ALLOW, DENY, MAX_INPUT_BYTES, asked, bundle, engine

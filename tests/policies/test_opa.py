@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import anyio
 import pytest
+
+from mcpgw.domain import Arguments, Effect
+from mcpgw.errors import InvalidRequest, Unavailable
 from mcpgw.policies.bundle import Bundle
 from mcpgw.policies.local import LocalEngine, compiled
 from mcpgw.policies.opa import OpaServerEngine
 from mcpgw.policies.warmup import samples
-
-from mcpgw.domain import Arguments, Effect
-from mcpgw.errors import InvalidRequest, Unavailable
 from mcpgw.ports import PolicyEngine
 from tests.parts import agent
 from tests.policies.parts import ALLOW, DENY, MAX_INPUT_BYTES, asked, bundle

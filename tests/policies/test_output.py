@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from mcpgw.policies import output
 
 from mcpgw.domain import Effect, KeepOnly, MaxResultBytes, RedactArguments, RedactResult, Tag
+from mcpgw.policies import output
 
 ALLOW: dict[str, Any] = {"effect": "allow", "reasons": ["r"]}
 

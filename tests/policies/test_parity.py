@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from mcpgw.domain import Effect
 from mcpgw.policies import output
 from mcpgw.policies.bundle import Bundle
 from mcpgw.policies.local import LocalEngine, compiled
 from mcpgw.policies.testing import vectors_of
 from mcpgw.policies.vocabulary import ALLOWED
-
-from mcpgw.domain import Effect
 from tests.policies.parts import ALLOW, DENY, EXAMPLE, MAX_INPUT_BYTES, UNDEFINED, Oracle, bundle, embedded
 
 VECTORS = vectors_of(EXAMPLE.with_name("example.vectors.json"))

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from mcpgw.policies.bundle import Bundle
-from mcpgw.policies.explain import document_of
-from mcpgw.policies.service import PolicyService
 
 from mcpgw.domain import Kind, PolicyBundle
 from mcpgw.errors import Conflict, InvalidParams, InvalidRequest, NotFound
+from mcpgw.policies.bundle import Bundle
+from mcpgw.policies.explain import document_of
+from mcpgw.policies.service import PolicyService
 from mcpgw.ports import World
 from mcpgw.store.memory import MemoryStore
 from tests.parts import Rules, SetClock, agent, world_of

@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from mcpgw.policies.testing import Result, run
 
 from mcpgw.errors import InvalidRequest, UsageError
+from mcpgw.policies.testing import Result, run
 from tests.policies.parts import ALLOW, DENY, PACKAGE
 
 POLICY = f"{PACKAGE}default decision := {DENY}\n\ndecision := {ALLOW} if input.go\n"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from mcpgw.policies.apart import apart
 from mcpgw.policies.warmup import check, inspect
-
 from tests.policies.parts import ALLOW, DENY, bundle
 
 

@@ -8,10 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mcpgw.registry import digest
-from mcpgw.registry.catalog import StateCatalog
-from mcpgw.registry.service import Probe, ServersService
-
 from mcpgw.config import RegistrySection
 from mcpgw.domain import (
     Decision,
@@ -29,6 +25,9 @@ from mcpgw.domain import (
 )
 from mcpgw.errors import InvalidParams, UpstreamUnreachable
 from mcpgw.ports import Identities, Question, Store, World
+from mcpgw.registry import digest
+from mcpgw.registry.catalog import StateCatalog
+from mcpgw.registry.service import Probe, ServersService
 
 ADA = Principal(issuer="mcpgw", subject="ada", client_id="cli", kind=Kind.ADMIN)
 BOT = Principal(issuer="mcpgw", subject="bot", client_id="bot", kind=Kind.AGENT)

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mcpgw.registry.catalog import StateCatalog, names, prefixed_definition
 
 from mcpgw.domain import SYSTEM, Quarantine, State, VersionStatus
+from mcpgw.registry.catalog import StateCatalog, names, prefixed_definition
 from tests.registry.parts import BOT, pins, server, version
 
 SLUG = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,22}[a-z0-9])?", fullmatch=True)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mcpgw.registry import digest
 
 from mcpgw.domain import Era, Transport
 from mcpgw.errors import UpstreamFailed
+from mcpgw.registry import digest
 from tests.registry.parts import pins, raw
 
 JSON = st.recursive(

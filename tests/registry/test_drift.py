@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from mcpgw.registry import digest
-from mcpgw.registry.drift import Drift, diff, differences
 
 from mcpgw.domain import Era
+from mcpgw.registry import digest
+from mcpgw.registry.drift import Drift, diff, differences
 from tests.registry.parts import raw, version
 
 

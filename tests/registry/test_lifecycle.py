@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from mcpgw.registry import digest, lifecycle
 
 from mcpgw.domain import VersionStatus
 from mcpgw.errors import Conflict, InvalidParams
+from mcpgw.registry import digest, lifecycle
 from tests.registry.parts import pins, raw, server, version
 
 D, A, R = VersionStatus.DRAFT, VersionStatus.APPROVED, VersionStatus.RETIRED

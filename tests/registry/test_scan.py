@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from mcpgw.registry import digest, scan
 
+from mcpgw.registry import digest, scan
 from tests.registry.parts import raw
 
 DEEP: dict[str, Any] = {"type": "object"}

@@ -7,12 +7,12 @@ import json
 from collections.abc import Sequence
 
 import pytest
-from mcpgw.registry import digest
-from mcpgw.registry.drift import differences
 
 from mcpgw.config import HttpServer, RegistrySection, StdioServer
 from mcpgw.domain import SYSTEM, AdminNote, Row, Transport
 from mcpgw.errors import Conflict, InvalidParams, NotFound, UpstreamFailed, UpstreamUnreachable
+from mcpgw.registry import digest
+from mcpgw.registry.drift import differences
 from tests.registry.parts import ADA, BOT, URL, Registry, raw
 
 SECTION = RegistrySection(
