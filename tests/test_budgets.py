@@ -20,7 +20,7 @@ BROAD_EXCEPT_ALLOWED = (
     "mcpgw/supervisor.py",
     "mcpgw/upstream/own.py",
 )
-NESTED_IMPORTS_ALLOWED = ("mcpgw/wiring.py",)
+NESTED_IMPORTS_ALLOWED = ("mcpgw/wiring/",)
 
 
 def modules() -> Iterator[Path]:
@@ -63,7 +63,7 @@ def test_a_module_keeps_its_budgets(path: Path) -> None:
 @pytest.mark.requirement("budget:imports")
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_imports_stand_at_the_top(path: Path) -> None:
-    if relative(path) in NESTED_IMPORTS_ALLOWED:
+    if relative(path).startswith(NESTED_IMPORTS_ALLOWED):
         return
     tree = ast.parse(path.read_text(encoding="utf-8"))
     nested = [

@@ -6,20 +6,16 @@ it without shared state. Possession proves nothing: the session belongs to the p
 
 from __future__ import annotations
 
-import base64
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from mcpgw.domain import ClientFacts
 from mcpgw.edge.mcp_replay import Replays
 from mcpgw.errors import Unavailable, UnknownSession
 from mcpgw.ports import Clock
+from mcpgw.seals import Seals
 
-_NONCE_BYTES = 12
+_KIND = b"mcp-session"
 MAX_ASKED = 1000
 RESUMABLE_SINCE = "2025-11-25"
 
@@ -68,10 +64,9 @@ class Sessions:
     """The sessions that this worker holds."""
 
     def __init__(
-        self, *, key: bytes, worker: int, limit: int, idle_s: float, clock: Clock, ended: Callable[[Session], None]
+        self, *, seals: Seals, limit: int, idle_s: float, clock: Clock, ended: Callable[[Session], None]
     ) -> None:
-        self._seal = AESGCM(key)
-        self._worker = worker
+        self._seals = seals
         self._limit = limit
         self._idle_s = idle_s
         self._clock = clock
@@ -79,9 +74,7 @@ class Sessions:
         self._held: dict[str, Session] = {}
 
     def new_id(self) -> str:
-        nonce = os.urandom(_NONCE_BYTES)
-        sealed = self._seal.encrypt(nonce, b"%d" % self._worker, b"mcp-session")
-        return base64.urlsafe_b64encode(nonce + sealed).decode().rstrip("=")
+        return self._seals.seal(_KIND)
 
     def open(self, session_id: str, *, owner: str, resource: str, facts: ClientFacts) -> Session:
         """Hold a new session. Raises Unavailable when this worker holds as many as it may."""
@@ -108,13 +101,11 @@ class Sessions:
     def worker_of(self, session_id: str) -> int:
         """Return the worker that a session id names. Raises UnknownSession for one that is not ours."""
         if session_id in self._held:
-            return self._worker
-        try:
-            sealed = base64.urlsafe_b64decode(session_id + "=" * (-len(session_id) % 4))
-            plain = self._seal.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], b"mcp-session")
-        except (ValueError, InvalidTag):
-            raise UnknownSession("no such session", fix="initialize a new one") from None
-        return int(plain)
+            return self._seals.worker
+        sealed = self._seals.open(_KIND, session_id)
+        if sealed is None:
+            raise UnknownSession("no such session", fix="initialize a new one")
+        return sealed.worker
 
     def _is_idle(self, session: Session, now: float) -> bool:
         return not session.streaming and not session.running and now - session.used_at > self._idle_s

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mcpgw.domain import ClientFacts
 from mcpgw.edge.mcp_sessions import Session, Sessions
 from mcpgw.errors import Unavailable, UnknownSession
+from mcpgw.seals import Seals
 from tests.parts import SetClock
 
 KEY = b"k" * 32
@@ -25,8 +26,7 @@ class Worker:
         self.clock = SetClock()
         self.ended: list[str] = []
         self.sessions = Sessions(
-            key=key,
-            worker=worker,
+            seals=Seals(key, worker),
             limit=limit,
             idle_s=IDLE_S,
             clock=self.clock,

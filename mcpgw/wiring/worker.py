@@ -1,4 +1,4 @@
-"""The composition root: which adapter stands behind which port."""
+"""One worker process: everything behind the ports."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from mcpgw.edge.mcp import McpEdge, presented
 from mcpgw.edge.mcp_sessions import Session, Sessions
 from mcpgw.edge.services import Services
 from mcpgw.errors import GatewayError, InvalidParams, Unauthenticated, UsageError
-from mcpgw.judge import sees_model, visible_tools
+from mcpgw.judge import sees_model
 from mcpgw.kills import KillService
 from mcpgw.pipeline import Gateway
 from mcpgw.places import Places
@@ -50,23 +50,18 @@ from mcpgw.policies.loading import PolicyLoader
 from mcpgw.policies.service import PolicyService
 from mcpgw.ports import Ack
 from mcpgw.probes import Candidates, ProbedCatalog, Prober
-from mcpgw.registry.catalog import StateCatalog, prefixed_definition
+from mcpgw.registry.catalog import StateCatalog
 from mcpgw.registry.drift import differences
 from mcpgw.registry.service import Probe, ServersService
 from mcpgw.running import Board
+from mcpgw.seals import Seals
 from mcpgw.status import WorkerStatus
 from mcpgw.store import snapshot
 from mcpgw.store.sql import SqlStore
-from mcpgw.upstream.addresses import vetted
-from mcpgw.upstream.http import HttpClient, Url
-from mcpgw.upstream.llm.openai import OpenAiUpstream
-from mcpgw.upstream.llm.prices import Prices
+from mcpgw.upstream.http import Url
 from mcpgw.upstream.llm.proposals import reviewed
-from mcpgw.upstream.mcp_http import McpHttpUpstream
-from mcpgw.upstream.own import Notices, OwnUpstream
 from mcpgw.upstream.relay import SocketRelay
-from mcpgw.upstream.router import Router
-from mcpgw.upstream.stdio import StdioServers
+from mcpgw.wiring.upstreams import Upstreams
 from mcpgw.world import NoPolicy, Snapshot, WorldKeeper, closed_world
 
 LEADER = 0
@@ -102,14 +97,11 @@ class Worker:
         self.board = Board(self.worlds.published, self.clock)
         self.worlds.board = self.board
         self.journal = self._open_journal()
-        self.http = HttpClient(
-            settings.limits, vetted(settings.registry.allow_networks, allow_loopback=settings.server.loopback)
+        self.seals = Seals(self.places.secret("session.key"), index)
+        self.upstreams = Upstreams(
+            settings, self.clock, self.seals, on_list_changed=self._list_changed, sees_model=self._sees_model
         )
-        self.prices = Prices(settings.llm.providers)
-        self.notices = Notices(visible_tools)
-        self.worlds.on_change(self.notices.world_changed)
-        self.mcp_http = McpHttpUpstream(self.http, settings.limits, self.clock, self._list_changed)
-        self.stdio = StdioServers(settings.registry.stdio, settings.limits, self._list_changed)
+        self.worlds.on_change(self.upstreams.notices.world_changed)
         self.gateway = self._gateway()
         self.prober = Prober(self.gateway, self.candidates)
         self.control = ControlServer(self.places.run, index, self.worlds, lambda: self.journal.size)
@@ -122,7 +114,7 @@ class Worker:
     async def start(self) -> None:
         await self.control.start()  # first: whoever changes state meanwhile gets an answer
         await self.worlds.start()
-        await self.prices.learn([(p.name, model) for p in self.settings.llm.providers for model in p.models])
+        await self.upstreams.start()
         if self.index == LEADER:
             await self.servers.sync_configured()
             await self._push_first_policy()
@@ -139,9 +131,7 @@ class Worker:
         await self.chores.stop()
         await self.control.stop()
         await self.worlds.stop()
-        await self.mcp_http.aclose()
-        await self.stdio.aclose()
-        await self.http.aclose()
+        await self.upstreams.aclose()
         await self.store.close()
         self.journal.close()
 
@@ -216,8 +206,7 @@ class Worker:
     def _mcp_edge(self) -> McpEdge:
         limits = self.settings.limits
         sessions = Sessions(
-            key=self.places.secret("session.key"),
-            worker=self.index,
+            seals=self.seals,
             limit=limits.sessions,
             idle_s=limits.session_idle_s,
             clock=self.clock,
@@ -229,7 +218,7 @@ class Worker:
             limits=limits,
             worker=self.index,
             stdio_worker=LEADER,
-            relay=SocketRelay(self.http, partial(socket_path, self.places.run), limits),
+            relay=SocketRelay(self.upstreams.http, partial(socket_path, self.places.run), limits),
             challenge=self._challenge_headers,
         )
 
@@ -263,18 +252,7 @@ class Worker:
             running=self.board,
             meter=ConcurrencyMeter(self.settings.limits),
             broker=StaticBroker(self.settings),
-            upstream=Router(
-                own=OwnUpstream(self.notices, prefixed_definition),
-                http=self.mcp_http,
-                stdio=self.stdio,
-                llm=OpenAiUpstream(
-                    self.http,
-                    self.settings.llm,
-                    self.settings.limits,
-                    cost=self.prices.cost_usd,
-                    sees=self._sees_model,
-                ),
-            ),
+            upstream=self.upstreams.router,
             review=reviewed,
             clock=self.clock,
         )
@@ -308,7 +286,7 @@ class Worker:
         work = Work(
             compare=self._compare,
             release=release_by_system(self.services.kills.release),
-            end_process=self.stdio.stop,
+            end_process=self.upstreams.stdio.stop,
             always=self._each_second,
         )
         return Chores(
@@ -324,7 +302,7 @@ class Worker:
             return Probe(*await self.prober.candidate(slug, endpoint, transport))
         finally:
             if transport is Transport.STDIO and self.index != LEADER:
-                await self.stdio.stop(slug)  # its processes are the leader's
+                await self.upstreams.stdio.stop(slug)  # its processes are the leader's
 
     async def _compare(self, version: ServerVersion) -> None:
         """Quarantine every pinned tool whose live definition is another."""
@@ -345,12 +323,12 @@ class Worker:
             raise InvalidParams(error.message, fix=error.fix) from None
 
     def _list_changed(self, server: str, kind: str) -> None:
-        self.notices.server_said(server, kind)
+        self.upstreams.notices.server_said(server, kind)
         if kind == "tools":
             self.chores.list_changed(server)
 
     def _session_ended(self, session: Session) -> None:
-        self.mcp_http.end_session(session.id)
+        self.upstreams.end_session(session.id)
 
     def _certify(self, switch: KillSwitch, acks: Sequence[Ack], in_flight: Sequence[str]) -> Mapping[str, Any]:
         made = certificate.certify(self.signer, switch, switch.epoch, acks, in_flight, self.clock.time())
