@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from mcpgw.config import LimitsSection
-from mcpgw.domain import VERBS, Action, ClientFacts, Part, Presented, Route, Subject, Transport, Verb
+from mcpgw.domain import Action, ClientFacts, Part, Presented, Route, Transport, Verb
 from mcpgw.domain.values import value
 from mcpgw.edge.asgi import HEADERS, RELAYED, SOURCE, Headers, Receive, Scope, Send, read_body, respond
 from mcpgw.edge.mcp_answer import Answer, Watches
+from mcpgw.edge.mcp_names import named
 from mcpgw.edge.mcp_request import DEFAULT_LEGACY, HANDSHAKE, McpRequest, read_request
 from mcpgw.edge.mcp_sessions import Session, Sessions
 from mcpgw.edge.render import as_gateway_error
@@ -190,16 +191,7 @@ class McpEdge:
             facts = session.facts
             if request.meta is not None:
                 facts = dataclasses.replace(facts, meta=request.meta)
-        server, name, forwarded = place.server, request.name, request.forwarded
-        if server is None and name is not None and VERBS[request.verb].subject is Subject.TOOL:
-            found = self._gateway.worlds.current.catalog.find(name)
-            if found is not None:
-                server, name = found
-        if request.verb is Verb.ANSWER and session is not None and request.id in session.asked:
-            server, upstream_id = session.asked[request.id]
-            name, forwarded = upstream_id.decode(), {**forwarded, "id": upstream_id}
-        if request.verb is Verb.LISTEN and request.id is not None:
-            forwarded = {**forwarded, "#id": request.id}
+        about = named(self._gateway.worlds.current.catalog, place.server, request, session)
         client = scope.get("client")
         return Action(
             id=clock.new_id(),
@@ -207,11 +199,11 @@ class McpEdge:
             verb=request.verb,
             resource=place.resource,
             received_at=clock.time(),
-            server=server,
+            server=about.server,
             version=place.version,
-            name=name,
-            arguments=request.arguments,
-            forwarded=forwarded,
+            name=about.name,
+            arguments=about.arguments,
+            forwarded=about.forwarded,
             client=facts,
             session=session.id if session is not None else None,
             owner=session.owner if session is not None else None,
