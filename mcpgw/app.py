@@ -25,21 +25,20 @@ def create_app(
     """Return the guarded application. `start` and `stop` run with the server's own start and stop."""
     rest = Starlette(routes=routes)
 
+    def app_of(path: str) -> App:
+        if path == "/mcp" or path.startswith("/mcp/"):
+            return mcp
+        return llm if path.startswith("/v1/") else rest
+
+    guard = Guard(app_of, server, limits)
+
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send, start, stop)
-            return
-        if scope["type"] != "http":
-            return
-        path: str = scope["path"]
-        if path == "/mcp" or path.startswith("/mcp/"):
-            await mcp(scope, receive, send)
-        elif path.startswith("/v1/"):
-            await llm(scope, receive, send)
-        else:
-            await rest(scope, receive, send)
+        elif scope["type"] == "http":
+            await guard(scope, receive, send)
 
-    return Guard(application, server, limits)
+    return application
 
 
 async def _lifespan(

@@ -182,8 +182,14 @@ class LimitsSection(Section):
     """Body of a request."""
     json_depth: int = Field(default=64, ge=4)
     """Nesting of a JSON body."""
+    head_read_s: float = 5.0
+    """Time for the head of a request to arrive."""
     body_read_s: float = 10.0
     """Time for a request body to arrive."""
+    write_stall_s: float = 10.0
+    """Time that a client may leave what was sent to it unread."""
+    idle_s: float = 75.0
+    """Time that a connection is kept between two requests."""
     connect_s: float = 2.0
     """Time to connect to an upstream."""
     first_byte_s: float = 30.0

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import uvicorn
 import uvloop
@@ -26,7 +27,7 @@ from mcpgw.cluster import socket_path
 from mcpgw.config import Settings
 from mcpgw.domain import SYSTEM, AdminNote, ApiKey, PolicyBundle
 from mcpgw.edge.asgi import RELAYED, App, Receive, Scope, Send
-from mcpgw.edge.http import StrictHttp
+from mcpgw.edge.http import Deadlines, StrictHttp
 from mcpgw.errors import UsageError
 from mcpgw.places import Places
 from mcpgw.policies.bundle import Bundle
@@ -86,17 +87,18 @@ def run_worker(settings: Settings, index: int, listener: socket.socket) -> None:
 async def _serve(settings: Settings, index: int, listener: socket.socket) -> None:
     worker = Worker(settings, index)
     app = worker.app()
-    config = _config(app)
+    deadlines = Deadlines(settings.limits)
+    config = _config(app, deadlines)
     server = uvicorn.Server(config)
     path = socket_path(worker.places.run, index)
     path.unlink(missing_ok=True)
     loop = asyncio.get_running_loop()
-    relayed = _config(_from_worker(app))
+    relayed = _config(_from_worker(app), deadlines)
     relayed.load()
     config.load()
     # Both listeners share one state, so that draining waits for relayed requests too.
     unix = await loop.create_unix_server(
-        lambda: StrictHttp(config=relayed, server_state=server.server_state, app_state={}), str(path)
+        lambda: StrictHttp(deadlines, config=relayed, server_state=server.server_state, app_state={}), str(path)
     )
     os.chmod(path, 0o600)
     try:
@@ -105,17 +107,16 @@ async def _serve(settings: Settings, index: int, listener: socket.socket) -> Non
         unix.close()
 
 
-def _config(app: App) -> uvicorn.Config:
+def _config(app: App, deadlines: Deadlines) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=StrictHttp,
+        http=cast(type[StrictHttp], partial(StrictHttp, deadlines)),  # uvicorn calls it, whatever it is
         ws="none",
         lifespan="on",
         access_log=False,
         server_header=False,
         date_header=False,
         log_config=None,
-        timeout_keep_alive=75,
         timeout_graceful_shutdown=DRAIN_S,
         proxy_headers=False,
     )

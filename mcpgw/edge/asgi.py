@@ -17,6 +17,8 @@ Headers = Mapping[str, str]
 
 HEADERS = "mcpgw.headers"
 """Scope key under which the guard leaves the request's headers, by lower-case name."""
+KNOWN = "mcpgw.known"
+"""Scope key of a mapping that outlives the request: what follows from its head alone, worked out once for equal heads."""
 RELAYED = "mcpgw.relayed"
 """Scope key that the listener of a worker's Unix socket sets: another worker passed this request on."""
 SOURCE = "x-mcpgw-source"

@@ -5,12 +5,13 @@ The HTTP parser below accepts several Host headers, unknown codings and a great 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from mcpgw.config import LimitsSection, ServerSection
-from mcpgw.edge.asgi import HEADERS, RELAYED, App, Receive, Scope, Send, respond
+from mcpgw.edge.asgi import HEADERS, KNOWN, RELAYED, App, Receive, Scope, Send, respond
+from mcpgw.edge.http_exchange import HEAD, Head
 from mcpgw.errors import (
     BadHost,
     ForbiddenOrigin,
@@ -42,10 +43,14 @@ _NAMES = {name: name.decode() for name in (*_ONCE, b"accept", b"accept-encoding"
 
 
 class Guard:
-    """Raw ASGI middleware; leaves the headers as a mapping in the scope for whoever is inside."""
+    """Raw ASGI middleware; leaves the headers as a mapping in the scope for whoever is inside.
 
-    def __init__(self, app: App, server: ServerSection, limits: LimitsSection) -> None:
-        self._app = app
+    `app_of` returns the application of a path. The verdict rests on the head of a request alone: it is noted in a head
+    that the connection may see again, and such requests go to their application at once.
+    """
+
+    def __init__(self, app_of: Callable[[str], App], server: ServerSection, limits: LimitsSection) -> None:
+        self._app_of = app_of
         self._header_bytes = limits.header_bytes
         self._hosts = frozenset(_hosts(server))
         self._origins = frozenset(o.lower() for o in server.allowed_origins) | {
@@ -53,9 +58,6 @@ class Guard:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         scope.setdefault(RELAYED, False)
         try:
             scope[HEADERS] = self._checked(scope)
@@ -63,7 +65,15 @@ class Guard:
             body = {"jsonrpc": "2.0", "id": None, "error": {"code": error.wire.jsonrpc, "message": str(error)}}
             await respond(send, error.wire.status, msgspec.json.encode(body))
             return
-        await self._app(scope, receive, send)
+        app = self._app_of(scope["path"])
+        head: Head | None = scope.pop(HEAD, None)
+        if head is not None:
+            head.scope[HEADERS], head.scope[RELAYED] = scope[HEADERS], scope[RELAYED]
+            head.scope[KNOWN] = scope[KNOWN] = {}
+            head.app = app
+        else:
+            scope[KNOWN] = {}
+        await app(scope, receive, send)
 
     def _checked(self, scope: Scope) -> dict[str, str]:
         headers = _mapping(scope["headers"], self._header_bytes)

@@ -192,7 +192,7 @@ async def place(
     task = asyncio.create_task(server._serve())
     await listening.wait()
     port: int = server.servers[0].sockets[0].getsockname()[1]
-    guards.append(Guard(made.edge, ServerSection(port=port), limits))
+    guards.append(Guard(lambda path: made.edge, ServerSection(port=port), limits))
     made.base_url = f"http://127.0.0.1:{port}"
     try:
         yield made

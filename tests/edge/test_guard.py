@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from mcpgw.config import LimitsSection, ServerSection
 from mcpgw.edge.asgi import HEADERS, RELAYED, Receive, Scope, Send, respond
 from mcpgw.edge.guard import Guard
-from mcpgw.edge.http import StrictHttp
+from mcpgw.edge.http import Deadlines, StrictHttp
 
 PORT = b"PORT"
 """Stands for the server's port in requests."""
@@ -71,17 +71,18 @@ async def door(*, relayed: bool = False, limits: LimitsSection | None = None, **
         found.inside.append(scope[HEADERS])
         await respond(send, 200, b"{}")
 
-    guard = Guard(inner, ServerSection(**({"port": found.port} | server)), limits or LimitsSection())
+    guard = Guard(lambda path: inner, ServerSection(**({"port": found.port} | server)), limits or LimitsSection())
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if relayed:
             scope[RELAYED] = True
         await guard(scope, receive, send)
 
-    config = uvicorn.Config(application, http=StrictHttp, ws="none", lifespan="off", access_log=False, log_config=None)
+    config = uvicorn.Config(application, ws="none", lifespan="off", access_log=False, log_config=None)
     config.load()
     state = ServerState()
-    protocol = partial(config.http_protocol_class, config=config, server_state=state, app_state={})  # type: ignore[arg-type]
+    deadlines = Deadlines(limits or LimitsSection())
+    protocol = partial(StrictHttp, deadlines, config=config, server_state=state, app_state={})
     listening = await asyncio.get_running_loop().create_server(protocol, sock=listener)
     try:
         yield found
