@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from mcpgw.config import HttpServer, Settings, secret
+from mcpgw.config import Settings, secret
 from mcpgw.domain import Judged, Route
 from mcpgw.errors import UsageError
 
@@ -45,7 +45,12 @@ class StaticBroker:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._servers = {(s.name, s.url): _headers(s) for s in settings.registry.http if s.headers}
+        http, openapi = settings.registry.http, settings.registry.openapi
+        self._servers = {
+            **{(s.name, s.url): _headers(s.name, s.headers, "http") for s in http if s.headers},
+            # Where these go is said in the operator's file and the document that it names.
+            **{(s.name, s.name): _headers(s.name, s.headers, "openapi") for s in openapi if s.headers},
+        }
         self._providers = {
             p.name: {"authorization": _printable("Bearer " + secret(p.api_key), f"llm.providers: {p.name}: api_key")}
             for p in settings.llm.providers
@@ -62,11 +67,11 @@ class StaticBroker:
         return self._servers.get((version.server, version.endpoint), _NONE)
 
 
-def _headers(server: HttpServer) -> Mapping[str, str]:
+def _headers(server: str, configured: Mapping[str, str], kind: str) -> Mapping[str, str]:
     headers: dict[str, str] = {}
-    for written, value in server.headers.items():
+    for written, value in configured.items():
         name = written.lower()
-        where = f"registry.http: {server.name}: headers: {written}"
+        where = f"registry.{kind}: {server}: headers: {written}"
         if not _TOKEN.fullmatch(name):
             raise UsageError(f"{where} is not a header name", fix="letters, digits and - alone")
         if name in _OURS or name.startswith("mcp-"):

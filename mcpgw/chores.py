@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from mcpgw.domain import SYSTEM, Mode, Route, ServerVersion, Switches, Target, Transport
+from mcpgw.domain import SYSTEM, Mode, Route, ServerVersion, Switches, Target
 from mcpgw.errors import GatewayError
 from mcpgw.ports import Clock, World, Worlds
 
@@ -21,12 +21,18 @@ Release = Callable[[str, str], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What there is to do: by the leader, and (`always`, each second) by every worker."""
+    """What there is to do: by the leader, and by every worker.
+
+    Every worker does `always` each second, `try_again` too, unless the last one still runs (it asks the upstreams that
+    are left alone whether they are well again), and `review` in each new world.
+    """
 
     compare: Compare
     release: Release
-    end_process: Callable[[str], Awaitable[None]]
+    end_killed: Callable[[Switches, Target], Awaitable[None]]
     always: Callable[[], None]
+    review: Callable[[], Coroutine[Any, Any, None]]
+    try_again: Callable[[], Coroutine[Any, Any, None]]
 
 
 class Chores:
@@ -40,6 +46,8 @@ class Chores:
         self._leads = leads
         self._next_drift_check = clock.monotonic() + drift_check_s
         self._tasks: set[asyncio.Task[None]] = set()
+        self._trying: asyncio.Task[None] | None = None
+        self._comparing: set[str] = set()
 
     def start(self) -> None:
         self._spawn(self._run())
@@ -50,31 +58,33 @@ class Chores:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def world_changed(self, old: World, new: World) -> None:
-        """A hard kill of a whole server also ends its process, if it is one of ours."""
+        """A hard kill also ends the processes and sessions of a server that can serve nobody else than it stops."""
+        self._spawn(self._work.review())
         before = {switch.id for switch in old.switches.standing}
-        for switch in new.switches.standing:
-            if switch.id in before or switch.mode is not Mode.HARD:
-                continue
+        thrown = Switches(s for s in new.switches.standing if s.id not in before and s.mode is Mode.HARD)
+        if thrown:
             for version in new.catalog.active():
-                whole = Target(Route.MCP, version.server, version.version, None)
-                if version.transport is Transport.STDIO and Switches([switch]).match(None, whole):
-                    self._spawn(self._ended(version.server))
+                self._spawn(self._ended(thrown, Target(Route.MCP, version.server, version.version, None)))
 
     def list_changed(self, server: str) -> None:
-        """A server says that its tools changed: compare now."""
+        """A server says that its tools changed: compare now, unless that is being done already."""
         for version in self._worlds.current.catalog.active():
-            if version.server == server:
-                self._spawn(self._compared(version))
+            if version.server == server and server not in self._comparing:
+                self._comparing.add(server)
+                self._spawn(self._compared(version)).add_done_callback(lambda _: self._comparing.discard(server))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
             self._work.always()
+            if self._trying is None or self._trying.done():
+                self._trying = self._spawn(self._work.try_again())
             if not self._leads:
                 continue
             await self._release_expired()
@@ -92,8 +102,8 @@ class Chores:
                 except GatewayError as error:
                     log.warning("kill switch %s expired but stands: %s", switch.id, error)
 
-    async def _ended(self, server: str) -> None:
-        await self._work.end_process(server)
+    async def _ended(self, thrown: Switches, target: Target) -> None:
+        await self._work.end_killed(thrown, target)
 
     async def _compared(self, version: ServerVersion) -> None:
         try:

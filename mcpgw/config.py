@@ -9,21 +9,19 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from mcpgw.errors import UsageError
+from mcpgw.openapi_section import OpenApiServer
+from mcpgw.section import Section, Slug
+from mcpgw.toolset_section import WithToolsets
 
 ENV_PREFIX = "MCPGW_"
 # Environment variables of the commands, not of the settings.
 COMMAND_ENV = frozenset({"MCPGW_URL", "MCPGW_KEY", "MCPGW_DIR", "MCPGW_CONFIG"})
-Slug = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,22}[a-z0-9])?$")]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ServerSection(Section):
@@ -77,6 +75,21 @@ class AuthSection(Section):
     """Life of an access token from our own authorization server."""
 
 
+class ProcessLimits(Section):
+    """Resource limits of each process of a server (setrlimit); it inherits them to what it starts."""
+
+    memory_bytes: int | None = Field(default=None, ge=1)
+    """Address space (RLIMIT_AS). Node.js reserves far more than it uses."""
+    cpu_s: int | None = Field(default=None, ge=1)
+    """Processor time in all its life (RLIMIT_CPU)."""
+    files: int = Field(default=1024, ge=8)
+    """Open files (RLIMIT_NOFILE)."""
+    processes: int | None = Field(default=None, ge=1)
+    """Processes and threads of the user it runs as, the gateway's own among them (RLIMIT_NPROC); not for root."""
+    file_bytes: int | None = Field(default=None, ge=0)
+    """Size of a file that it writes (RLIMIT_FSIZE)."""
+
+
 class StdioServer(Section):
     """A server that the gateway runs as a process and speaks to over its standard input and output."""
 
@@ -88,6 +101,14 @@ class StdioServer(Section):
     """Environment of the process, besides PATH, HOME and LANG; values may be references (`env:NAME`)."""
     cwd: str | None = None
     """Working directory."""
+    per: Literal["shared", "principal", "session"] = "shared"
+    """Whose a process is: one for all callers, one for each principal, or one for each session of a client."""
+    max_processes: int = Field(default=10, ge=1)
+    """Processes at once, where they are not shared."""
+    idle_s: float = Field(default=300.0, gt=0)
+    """Time without a call after which a process that is not shared is ended."""
+    limits: ProcessLimits = ProcessLimits()
+    """Resource limits of each process."""
     title: str = ""
     """Name for people."""
     tags: tuple[str, ...] = ()
@@ -97,12 +118,14 @@ class StdioServer(Section):
 
 
 class HttpServer(Section):
-    """A streamable HTTP server that the operator declares."""
+    """An HTTP server that the operator declares."""
 
     name: Slug
     """Its slug."""
     url: str
     """Its MCP endpoint."""
+    transport: Literal["auto", "http", "sse"] = "auto"
+    """Streamable HTTP, HTTP+SSE (2024-11-05), or whichever it is found to speak when a version is published."""
     headers: Mapping[str, str] = Field(default_factory=dict)
     """Headers sent with every request; secrets by reference (`env:NAME`, `file:PATH`)."""
     title: str = ""
@@ -113,13 +136,15 @@ class HttpServer(Section):
     """What policies see as `server.trust`."""
 
 
-class RegistrySection(Section):
+class RegistrySection(WithToolsets):
     """Servers that the operator declares, and what others may be registered."""
 
     stdio: tuple[StdioServer, ...] = ()
     """Servers run as processes; only this file can declare them."""
     http: tuple[HttpServer, ...] = ()
     """Servers reached over HTTP, with headers that only this file can set."""
+    openapi: tuple[OpenApiServer, ...] = ()
+    """REST APIs as servers; only this file can declare them."""
     allow_networks: tuple[str, ...] = ()
     """Networks (CIDR) that are not public and may hold HTTP servers; loopback is allowed while the gateway itself
     listens on loopback only."""
@@ -182,6 +207,10 @@ class LimitsSection(Section):
     """Body of a request."""
     json_depth: int = Field(default=64, ge=4)
     """Nesting of a JSON body."""
+    json_keys: int = Field(default=10_000, ge=100)
+    """Members of all objects of a JSON body together."""
+    json_string_bytes: int = Field(default=1_048_576, ge=1024)
+    """Text of one string of a JSON body."""
     head_read_s: float = 5.0
     """Time for the head of a request to arrive."""
     body_read_s: float = 10.0
@@ -196,6 +225,8 @@ class LimitsSection(Section):
     """Time for an upstream's answer to begin."""
     call_s: float = 60.0
     """Time for a call that is not a stream."""
+    list_s: float = Field(default=5.0, gt=0)
+    """Time for a server's part of a list over several servers."""
     stream_idle_s: float = 60.0
     """Silence after which a stream is ended."""
     stream_s: float = 600.0
@@ -206,10 +237,18 @@ class LimitsSection(Section):
     """Running calls of one principal, per worker."""
     per_upstream: int = Field(default=100, ge=1)
     """Running calls to one upstream, per worker."""
+    page_tools: int = Field(default=1000, ge=1)
+    """Tools on one page of a list."""
     sessions: int = Field(default=10_000, ge=1)
     """Legacy sessions, per worker."""
     session_idle_s: float = 1800.0
     """Idle time after which a legacy session ends."""
+    held: int = Field(default=1000, ge=1)
+    """Calls that wait for an answer of their caller (elicitation, sampling, roots), per worker."""
+    held_per_principal: int = Field(default=8, ge=1)
+    """Such calls of one principal, per worker."""
+    held_s: float = Field(default=300.0, gt=0)
+    """Time for the caller to answer; then the server is told that the call is cancelled."""
 
 
 class TelemetrySection(Section):

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from mcpgw.domain import (
+    CALL_TOOL,
     VERBS,
     Action,
     Arguments,
     Decision,
     Effect,
     Judged,
-    KillSwitch,
     Kind,
     Principal,
     Route,
+    Selection,
     ServerVersion,
     Subject,
     Target,
@@ -28,25 +29,42 @@ from mcpgw.domain import (
     Verb,
     VerbRule,
 )
-from mcpgw.errors import Denied, InsufficientScope, Killed, Quarantined, Unavailable, UnknownName, UnknownSession
+from mcpgw.errors import (
+    Denied,
+    InsufficientScope,
+    InvalidParams,
+    Killed,
+    Quarantined,
+    Unavailable,
+    UnknownName,
+    UnknownSession,
+)
+from mcpgw.listening import listening
+from mcpgw.mirrored import check_headers, mirrors
 from mcpgw.obligations import redact_arguments
 from mcpgw.ports import Question, World
+from mcpgw.visible import seen_offers, sees_server, visible_tools
 
 MAX_REDACTIONS = 2
-Visible = tuple[tuple[ServerVersion, ToolPin], ...]
+_LISTED = frozenset({Verb.TOOLS_LIST, Verb.TOOLS_SEARCH})
+_SELECTING = _LISTED | {Verb.INITIALIZE, Verb.DISCOVER}
 
 
 async def judge(world: World, who: Principal, action: Action, *, running: bool = False) -> Judged:
     """Return the verdict on an action, which allows it. `running`: it was allowed before and is under way.
 
     Raises, in this order: Unavailable, UnknownSession and UnknownName (what the caller may not see does not exist),
-    InsufficientScope, Killed, Quarantined, Denied.
+    InsufficientScope, Killed, Quarantined, InvalidParams, HeaderMismatch, Denied.
     """
     if world.unavailable:
         raise Unavailable(world.unavailable, fix="see /readyz")
     if action.owner is not None and action.owner != who.key:
         raise UnknownSession("no such session", fix="initialize a new one")
+    if action.tasks and any(task.owner != who.key for task in action.tasks):
+        raise UnknownName("Unknown task")
     rule = VERBS[action.verb]
+    if action.toolset is not None and who.kind is not Kind.SYSTEM:
+        await _through(world, who, action, rule)
     version = _version(world, who, action)
     tool = version.tools.get(action.name or "") if version is not None and rule.subject is Subject.TOOL else None
     decision = await _seen(world, who, action, rule, version, tool)
@@ -60,11 +78,15 @@ async def judge(world: World, who: Principal, action: Action, *, running: bool =
         )
     arguments = action.arguments
     if rule.acts:
+        _check_sent(world, action, tool)
         decision, arguments = await _settled(world, who, action, version, tool)
-    visible: Visible = ()
-    if action.verb is Verb.TOOLS_LIST and action.route is not Route.SYSTEM:
-        visible = await visible_tools(world, who, action)
-    return Judged(
+    visible = selection = None
+    if not rule.acts and action.verb in _SELECTING and action.route is not Route.SYSTEM:
+        if action.server is None:
+            selection = world.catalog.selection(action.toolset)
+        if action.verb in _LISTED:
+            visible = await visible_tools(world, who, action)
+    judged = Judged(
         principal=who,
         action=action,
         decision=decision,
@@ -73,7 +95,17 @@ async def judge(world: World, who: Principal, action: Action, *, running: bool =
         version=version,
         tool=tool,
         visible=visible,
+        selection=selection,
     )
+    return judged if rule.acts or not action.tasks else await listening(judge, world, judged, running=running)
+
+
+def _check_sent(world: World, action: Action, tool: ToolPin | None) -> None:
+    """Raise InvalidParams, HeaderMismatch for what a caller may not send, whatever the policy says."""
+    if action.selected is not None and action.selected.overridden:
+        raise _overridden(action.selected.overridden)
+    if tool is not None and action.verb is Verb.TOOLS_CALL and mirrors(tool.definition):
+        check_headers(action, tool, world.catalog.selection(action.toolset))
 
 
 async def _settled(
@@ -99,34 +131,6 @@ async def _settled(
     raise Denied("the policy's redactions do not settle", data=_data(action, decision, "redaction"))
 
 
-async def visible_tools(world: World, who: Principal, action: Action) -> Visible:
-    """Return the tools of `action.server` (None: of every server) that this caller may see and that are not killed."""
-    key = ("tools", action.server, action.version, *_identity(who))
-    held: Visible | None = world.memo.get(key)
-    if held is None:
-        found: list[tuple[ServerVersion, ToolPin]] = []
-        for version in _versions(world, who, action):
-            for tool in version.tools.values():
-                if await _may_see(world, who, action, version, tool) and not _tool_killed(world, who, version, tool):
-                    found.append((version, tool))
-        held = world.memo[key] = tuple(found)
-    return held
-
-
-async def visible_name(world: World, who: Principal, action: Action, version: ServerVersion, name: str) -> bool:
-    """Say whether one item of a list that is not pinned (a prompt, a resource) may leave."""
-    question = Question(phase="list", principal=who, action=action, version=version, name=name)
-    return (await world.policy.decide(question)).effect is Effect.ALLOW
-
-
-async def sees_model(world: World, who: Principal, action: Action) -> bool:
-    """Say whether a model (`action.server` is its provider, `action.name` the model) may stand in a list of models."""
-    if world.switches.match(who, Target.of(action)) is not None:
-        return False
-    question = Question(phase="list", principal=who, action=action, name=action.name)
-    return (await world.policy.decide(question)).effect is Effect.ALLOW
-
-
 def _version(world: World, who: Principal, action: Action) -> ServerVersion | None:
     if action.server is None or action.route is Route.LLM:
         return None
@@ -144,18 +148,40 @@ async def _seen(
         # The gateway's own probes see every server; they are recorded, gated and killed like any call.
         return Decision(Effect.ALLOW, ("gateway:system",), world.policy.sha256)
     if version is not None and rule.acts and rule.subject is Subject.TOOL and tool is None:
-        raise _unknown(action)
+        raise await _unknown_call(world, who, action)
     if rule.acts:
         question = Question(phase="list", principal=who, action=action, version=version, tool=tool, name=action.name)
         decision = await world.policy.decide(question)
         if decision.effect is not Effect.ALLOW or (version is None and action.route is Route.MCP):
-            raise _unknown(action)
+            raise await _unknown_call(world, who, action)
         return decision
     if version is not None:
-        if not await _sees_server(world, who, action, version):
+        if not await sees_server(world, who, action, version):
             raise _unknown(action)
         await _see_references(world, who, action, version)
     return Decision(Effect.ALLOW, ("gateway:visible",), world.policy.sha256)
+
+
+async def _through(world: World, who: Principal, action: Action, rule: VerbRule) -> None:
+    """Raise UnknownName unless the caller sees the toolset, and it makes of a call what was made of it."""
+    selection = world.catalog.selection(action.toolset)
+    if rule.acts and rule.subject is Subject.TOOL:
+        if selection is None or not _still_selects(selection, action):
+            raise await _unknown_call(world, who, action)
+        return
+    apart = action.server is not None and (selection is None or not selection.takes_in(action.server))
+    if apart or (not rule.acts and not await seen_offers(world, who, action)):
+        raise _unknown(action)
+
+
+def _still_selects(selection: Selection, action: Action) -> bool:
+    """The name was looked up before the call was judged, and the call may be judged again in another world."""
+    chosen = action.selected
+    offer = selection.find(chosen.name) if chosen is not None else None
+    if chosen is None or offer is None or selection.search != chosen.by_search:
+        return False
+    values = offer.binding.sha256 if offer.binding is not None else ""
+    return (offer.version.server, offer.tool.name, values) == (action.server, action.name, chosen.sha256)
 
 
 async def _see_references(world: World, who: Principal, action: Action, version: ServerVersion) -> None:
@@ -185,26 +211,6 @@ def _references(action: Action) -> list[tuple[Verb, str]]:
     return []
 
 
-async def _sees_server(world: World, who: Principal, action: Action, version: ServerVersion) -> bool:
-    """A server is visible when phase `list` allows it by itself, or allows any of its tools."""
-    key = ("server", version.server, version.version, *_identity(who))
-    held = world.memo.get(key)
-    if held is None:
-        question = Question(phase="list", principal=who, action=action, version=version)
-        held = (await world.policy.decide(question)).effect is Effect.ALLOW
-        for tool in () if held else version.tools.values():
-            if await _may_see(world, who, action, version, tool):
-                held = True
-                break
-        world.memo[key] = held
-    return bool(held)
-
-
-async def _may_see(world: World, who: Principal, action: Action, version: ServerVersion, tool: ToolPin) -> bool:
-    question = Question(phase="list", principal=who, action=action, version=version, tool=tool, name=tool.name)
-    return (await world.policy.decide(question)).effect is Effect.ALLOW
-
-
 def _not_killed(world: World, who: Principal, action: Action, version: ServerVersion | None, *, running: bool) -> None:
     if not world.switches:
         return
@@ -212,17 +218,6 @@ def _not_killed(world: World, who: Principal, action: Action, version: ServerVer
     switch = world.switches.match(who, target, hard_only=running)
     if switch is not None:
         raise Killed.by(switch)
-
-
-def _tool_killed(world: World, who: Principal, version: ServerVersion, tool: ToolPin) -> KillSwitch | None:
-    return world.switches.match(who, Target(Route.MCP, version.server, version.version, tool.name))
-
-
-def _versions(world: World, who: Principal, action: Action) -> Sequence[ServerVersion]:
-    if action.server is None:
-        return world.catalog.active()
-    version = world.catalog.resolve(action.server, action.version, who)
-    return () if version is None else (version,)
 
 
 def _allowed(decision: Decision, action: Action) -> Decision:
@@ -244,17 +239,25 @@ def _data(action: Action, decision: Decision, rule: str) -> dict[str, Any]:
     }
 
 
-def _identity(who: Principal) -> tuple[Any, ...]:
-    claims = repr(sorted(who.claims.items())) if who.claims else ""
-    names = who.issuer, who.subject, who.client_id  # not `who.key`: joined names may read alike
-    return names, who.roles, who.scopes, who.team, who.actors, who.kind, who.credential, claims
-
-
 _NOUN = {Subject.TOOL: "tool", Subject.PROMPT: "prompt", Subject.RESOURCE: "resource", Subject.MODEL: "model"}
 
 
-def _unknown(action: Action) -> UnknownName:
+def _unknown(action: Action, name: str | None = None) -> UnknownName:
     rule = VERBS[action.verb]
     if rule.acts:
-        return UnknownName(f"Unknown {_NOUN[rule.subject]}: {action.name}")
-    return UnknownName(f"Unknown server: {action.server}")
+        return UnknownName(f"Unknown {_NOUN[rule.subject]}: {name or action.name}")
+    return UnknownName(f"Unknown server: {action.toolset or action.server}")
+
+
+async def _unknown_call(world: World, who: Principal, action: Action) -> UnknownName:
+    """Return the error for a name as the caller used it; an endpoint that it may not see has no search, either."""
+    chosen = action.selected
+    if chosen is None:
+        return _unknown(action)
+    seen = action.toolset is None or not chosen.by_search or bool(await seen_offers(world, who, action))
+    return _unknown(action, chosen.name if seen else CALL_TOOL)
+
+
+def _overridden(properties: Iterable[str]) -> InvalidParams:
+    named = ", ".join(f"`{name}`" for name in properties)
+    return InvalidParams(f"the toolset sets {named} itself", fix="leave out what the tool's input schema does not have")

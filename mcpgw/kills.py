@@ -72,7 +72,7 @@ class KillService:
             "acknowledged": [{"worker": a.worker, "log": a.log, "position": a.position} for a in acks],
             "missing": list(missing),
             "cancelled": cut,
-            "finished": 0 if switch.mode is Mode.HARD else len(sent),
+            "finished": 0 if switch.mode is Mode.HARD else len(sent) - cut,
             "may_have_taken_effect": sent,
             "took_ms": round((self._clock.monotonic() - started) * 1000, 3),
             "certificate": None if missing else dict(self._certify(switch, acks, sent)),
@@ -111,7 +111,7 @@ class KillService:
         ]
         running = [
             call.action.id
-            for call in self._board.calls.values()
+            for call in (*self._board.calls.values(), *self._board.shelf)
             if only.match(call.who, Target.of(call.action, call.version.version if call.version else None))
         ]
         return {"dry_run": True, "tools": tools, "running_here": running, "missing": []}

@@ -21,6 +21,7 @@ from mcpgw.domain import (
 from mcpgw.errors import Denied
 
 REDACTED = "[redacted]"
+_TASK_CHANGED = b'"notifications/tasks"'
 _LISTED = {
     Verb.RESOURCES_LIST: ("resources", "uri"),
     Verb.RESOURCE_TEMPLATES_LIST: ("resourceTemplates", "uriTemplate"),
@@ -66,9 +67,11 @@ def obey(decision: Decision, part: Part) -> Part:
                 data={"rule": "max_result_bytes"},
             )
     pointers = _pointers(decision, RedactResult)
-    if pointers and part.kind in (PartKind.WHOLE, PartKind.LAST) and part.error_code is None:
+    if not pointers or part.error_code is not None:
+        return part
+    if part.kind is not PartKind.EVENT:
         return dataclasses.replace(part, body=_redact_result(part.body, pointers))
-    return part
+    return dataclasses.replace(part, body=_redact_event(part.body, pointers)) if _TASK_CHANGED in part.body else part
 
 
 def listed_names(verb: Verb, body: bytes) -> list[str]:
@@ -95,11 +98,30 @@ def _pointers(decision: Decision, kind: type[RedactArguments] | type[RedactResul
 
 
 def _redact_result(body: bytes, pointers: Iterable[str]) -> bytes:
-    """Redact `structuredContent` and every text content that is itself a JSON document."""
+    """Redact a result; of a task (SEP-2663), the one in it."""
     result = json.loads(body)
+    for holder in (result, result.get("result")):
+        if isinstance(holder, dict):
+            _redact_content(holder, pointers)
+    return json.dumps(result, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _redact_event(body: bytes, pointers: Iterable[str]) -> bytes:
+    """Redact the result in what a listener is told of a task."""
+    message = json.loads(body)
+    params = message.get("params")
+    result = params.get("result") if isinstance(params, dict) else None
+    if isinstance(result, dict):
+        _redact_content(result, pointers)
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _redact_content(result: dict[str, Any], pointers: Iterable[str]) -> None:
+    """Redact `structuredContent` and every text content that is itself a JSON document."""
     if "structuredContent" in result:
         _replace(result["structuredContent"], pointers)
-    for item in result.get("content", []):
+    content = result.get("content")
+    for item in content if isinstance(content, list) else ():
         if not (isinstance(item, dict) and isinstance(item.get("text"), str)):
             continue
         try:
@@ -108,7 +130,6 @@ def _redact_result(body: bytes, pointers: Iterable[str]) -> bytes:
             continue
         if _replace(document, pointers):
             item["text"] = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    return json.dumps(result, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _replace(document: Any, pointers: Iterable[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from mcpgw.domain import (
     SYSTEM,
@@ -17,12 +18,13 @@ from mcpgw.domain import (
     KeepOnly,
     Part,
     PartKind,
+    Permit,
     Presented,
     Principal,
     Verb,
 )
-from mcpgw.errors import Denied, GatewayError, Unavailable, WorldMoved
-from mcpgw.judge import judge, visible_name
+from mcpgw.errors import Denied, GatewayError, Unauthenticated, Unavailable, WorldMoved
+from mcpgw.judge import judge
 from mcpgw.obligations import keep_only, listed_names, obey
 from mcpgw.ports import (
     Clock,
@@ -30,7 +32,6 @@ from mcpgw.ports import (
     Deliver,
     Entry,
     Exchange,
-    Hold,
     Journal,
     Meter,
     TokenVerifier,
@@ -39,6 +40,7 @@ from mcpgw.ports import (
     Worlds,
 )
 from mcpgw.running import Board, Call
+from mcpgw.visible import visible_name
 
 MAX_WORLDS = 3
 INTERNAL = Presented(scheme="internal")
@@ -78,26 +80,34 @@ class Gateway:
             entry.identified(who)
             if defect is not None:
                 raise defect
-            with self.running.enter(who, action) as call:
-                judged, exchange, hold = await self._send(presented, call, entry, world)
+            with self.running.enter(who, action, presented) as call:
+                permit, exchange = await self._send(presented, call, entry, world)
                 ended: BaseException | None = None
                 try:
-                    await self._answer(presented, call, judged, exchange, entry, deliver)
+                    await self._answer(presented, call, permit, exchange, entry, deliver)
                 except BaseException as error:
                     ended = error
                     raise
                 finally:
-                    hold.settle({})
+                    permit.hold.settle({})
                     await exchange.aclose(ended)
+                    if ended is not None and call.suspended is not None:
+                        call.suspended.cut(ended)
+
+    async def review_suspended(self) -> None:
+        """End the calls that wait for callers whose credential does not count any more."""
+        for suspended in self.running.shelf:
+            try:
+                await self._who(suspended.presented, suspended.action, self.worlds.current)
+            except Unauthenticated as refusal:
+                suspended.cut(refusal)
 
     async def _who(self, presented: Presented, action: Action, world: World) -> Principal:
         if presented is INTERNAL:
             return SYSTEM
         return await self.tokens.verify(presented, action.resource, world)
 
-    async def _send(
-        self, presented: Presented, call: Call, entry: Entry, world: World
-    ) -> tuple[Judged, Exchange, Hold]:
+    async def _send(self, presented: Presented, call: Call, entry: Entry, world: World) -> tuple[Permit, Exchange]:
         """Judge, reserve, record and send; again in the new world when it moved before the first byte."""
         for _ in range(MAX_WORLDS):
             try:
@@ -107,7 +117,7 @@ class Gateway:
                 try:
                     credential = await self.broker.credential_for(judged)
                     permit = await entry.intend(judged, hold, call.gate)
-                    return judged, await self.upstream.send(permit, credential, call.sending), hold
+                    return permit, await self.upstream.send(permit, credential, call.sending)
                 except BaseException:
                     if call.sent:
                         hold.settle({})
@@ -125,15 +135,18 @@ class Gateway:
         self,
         presented: Presented,
         call: Call,
-        judged: Judged,
+        permit: Permit,
         exchange: Exchange,
         entry: Entry,
         deliver: Deliver,
     ) -> None:
+        judged = permit.judged
         parts = aiter(exchange)
         if call.action.verb is Verb.CHAT:
             parts = self.review(parts, self._proposals(call))
         async for arrived in parts:
+            if arrived.held is not None:
+                self.running.suspend(call, arrived.held, partial(self.journal.released, permit))
             part = await self._obey_after(judged, call, arrived)
             part = await entry.answered(part)
             while True:
@@ -141,15 +154,16 @@ class Gateway:
                     call.gate()
                     break
                 except WorldMoved:
-                    judged = await self._judge_again(presented, call)
+                    judged = await self._judge_again(presented, call, permit)
             await deliver(part)
 
-    async def _judge_again(self, presented: Presented, call: Call) -> Judged:
+    async def _judge_again(self, presented: Presented, call: Call, permit: Permit) -> Judged:
         """The world moved under a running call: what may not go on in the new one ends here."""
         world = await self.worlds.at_least(self.worlds.published())
         call.who = await self._who(presented, call.action, world)
         judged = await judge(world, call.who, call.action, running=True)
         call.epoch, call.version = world.epoch, judged.version
+        call.stale = judged.arguments.raw != permit.judged.arguments.raw
         return judged
 
     async def _obey_after(self, judged: Judged, call: Call, part: Part) -> Part:

@@ -17,6 +17,7 @@ from mcpgw.domain import (
     ApiKey,
     Arguments,
     Decision,
+    Era,
     Judged,
     OAuthClient,
     Part,
@@ -25,10 +26,12 @@ from mcpgw.domain import (
     Principal,
     Revocation,
     Row,
+    Selection,
     ServerVersion,
     State,
     Switches,
     ToolPin,
+    Verb,
 )
 from mcpgw.domain.values import value
 
@@ -80,6 +83,10 @@ class Catalog(Protocol):
         """Split a name of the endpoint over all servers (`notes__delete`) into slug and own tool name."""
         ...
 
+    def selection(self, toolset: str | None) -> Selection | None:
+        """Return what a toolset offers (None: the endpoint over all servers), or None when there is no such toolset."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identities:
@@ -104,8 +111,9 @@ class Identities:
 class World:
     """Everything a decision rests on, at one epoch; immutable.
 
-    `memo` keeps what is pure in the world (lists by caller), and dies with it. `unavailable` says why no call can be
-    let through, or is None.
+    `memo` keeps what is pure in the world (lists by caller), and dies with it. `kept` keeps what is pure in the policy
+    and in what a key holds; it is handed on while the policy is the same. `unavailable` says why no call can be let
+    through, or is None.
     """
 
     epoch: int
@@ -116,6 +124,7 @@ class World:
     state: State
     unavailable: str | None = None
     memo: dict[Any, Any] = field(default_factory=dict)
+    kept: dict[Any, Any] = field(default_factory=dict)
 
 
 class Worlds(Protocol):
@@ -169,6 +178,24 @@ class Exchange(Protocol):
         ...
 
 
+class Held(Protocol):
+    """What is left of an exchange whose upstream waits for something that only the caller can say."""
+
+    def end(self, reason: BaseException) -> None:
+        """Let go of it: the upstream is told to stop, after a kill too. Synchronous, idempotent."""
+        ...
+
+
+class Shelf(Protocol):
+    """Where such exchanges wait for a retry of their call, under the id of the action that they belong to."""
+
+    def find(self, action_id: str) -> Held | None: ...
+
+    def adopt(self, action_id: str, retry: Action) -> Held | None:
+        """Take an exchange for good, in the name of a retry whose gate stands in the same step; None: it is gone."""
+        ...
+
+
 class Upstream(Protocol):
     async def send(self, permit: Permit, credential: Mapping[str, str], gate: Gate) -> Exchange:
         """Send what the permit allows, once. `gate` is called in the same callback as the first write.
@@ -176,6 +203,76 @@ class Upstream(Protocol):
         Raises UpstreamUnreachable (nothing was sent), UpstreamFailed, UpstreamTimeout, EraCrossing, and what `gate`
         raises.
         """
+        ...
+
+
+@value(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a server said of itself. `announces` are the lists (tools, prompts, resources) whose changes it tells of."""
+
+    era: Era
+    prompts: bool = False
+    resources: bool = False
+    subscribe: bool = False
+    completions: bool = False
+    logging: bool = False
+    tasks: bool = False
+    announces: frozenset[str] = frozenset()
+
+
+class KnownCapabilities(Protocol):
+    """What servers can do, asked by the gateway itself and remembered."""
+
+    def known(self, version: ServerVersion) -> Capabilities | None:
+        """Return what is known without waiting; None: nothing yet. What is missing or old is asked for meanwhile."""
+        ...
+
+    async def of(self, version: ServerVersion) -> Capabilities:
+        """Return what is known, or what the server says now. Raises what `Gateway.handle` raises."""
+        ...
+
+
+class Shown(Protocol):
+    """How an endpoint over several servers names what one of them has, so that no two things there have one name."""
+
+    def uri(self, server: str, uri: str) -> str:
+        """Return the URI under which clients know this resource of a server."""
+        ...
+
+    def item(self, verb: Verb, server: str, item: bytes) -> bytes:
+        """Return an item of a list of prompts, resources or templates, raw JSON as the server gave it."""
+        ...
+
+    def tool(self, server: str, definition: bytes) -> bytes:
+        """Return the definition of a tool, which may name a resource."""
+        ...
+
+    def event(self, server: str, message: bytes) -> bytes:
+        """Return a message of a server that is not an answer."""
+        ...
+
+
+class Children(Protocol):
+    """Actions that are carried out on behalf of another one, with what its caller presented."""
+
+    def of(self, parent: Action, verb: Verb, server: str, forwarded: Mapping[str, bytes]) -> Action:
+        """Return an action of its own on one server."""
+        ...
+
+    async def carry_out(self, child: Action, deliver: Deliver, within_s: float | None = None) -> None:
+        """Do what an action made by `of` asks for, as a call of its own: judged, recorded, and killed by itself.
+
+        Wants a task of its own, since a kill cancels it. Raises what `Gateway.handle` raises, UpstreamTimeout after
+        `within_s`, and ClientGone when its parent is over.
+        """
+        ...
+
+
+class Watches(Protocol):
+    """The gateway's own streams to servers, one for each, on which it hears that their lists change."""
+
+    def keep(self, versions: Sequence[ServerVersion]) -> None:
+        """Hold streams to these, and let go of all others."""
         ...
 
 
@@ -207,6 +304,10 @@ class Entry(Protocol):
 
 class Journal(Protocol):
     def entry(self, action: Action, world: World) -> Entry: ...
+
+    def released(self, permit: Permit, reason: BaseException | None, retry: str | None) -> None:
+        """Record how the suspension of a call ended: why, or by the retry with this id. Once; for others nothing."""
+        ...
 
 
 class Store(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -51,6 +51,7 @@ class ProbedCatalog:
         self._candidates = candidates
         self.active = inner.active
         self.find = inner.find
+        self.selection = inner.selection
 
     def resolve(self, server: str, version: str | None, who: Principal) -> ServerVersion | None:
         found = self._inner.resolve(server, version, who)
@@ -93,7 +94,8 @@ class Prober:
         era = Era.UNKNOWN
         cursor: str | None = None
         for _ in range(MAX_PAGES):
-            part = await self._ask(version, cursor)
+            forwarded = {} if cursor is None else {"cursor": json.dumps(cursor).encode()}
+            part = await self._ask(version, Verb.TOOLS_LIST, forwarded)
             era = Era(part.facts.get("era", Era.UNKNOWN))
             try:
                 page = _page(part.body)
@@ -107,7 +109,11 @@ class Prober:
                 return era, tools
         raise UpstreamFailed(f"`{version.server}` lists tools without end", fix=f"at most {MAX_PAGES} pages are read")
 
-    async def _ask(self, version: ServerVersion, cursor: str | None) -> Part:
+    async def greet(self, version: ServerVersion) -> None:
+        """Ask a server what it is, to see whether it answers. Raises GatewayError when it does not."""
+        await self._ask(version, Verb.DISCOVER, {})
+
+    async def _ask(self, version: ServerVersion, verb: Verb, forwarded: Mapping[str, bytes]) -> Part:
         parts: list[Part] = []
 
         async def keep(part: Part) -> None:
@@ -118,16 +124,16 @@ class Prober:
         action = Action(
             id=clock.new_id(),
             route=Route.SYSTEM,
-            verb=Verb.TOOLS_LIST,
+            verb=verb,
             resource=f"/mcp/{version.server}",
             received_at=clock.time(),
             server=version.server,
             version=version.version,
-            forwarded={} if cursor is None else {"cursor": json.dumps(cursor).encode()},
+            forwarded=forwarded,
         )
         await self._gateway.handle(INTERNAL, action, keep)
         if not parts or parts[-1].error_code is not None:
             raise UpstreamFailed(
-                f"`{version.server}` does not answer tools/list as an MCP server does", fix="check its URL and log"
+                f"`{version.server}` does not answer {verb.value} as an MCP server does", fix="check its URL and log"
             )
         return parts[-1]

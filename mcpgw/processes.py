@@ -32,15 +32,18 @@ from mcpgw.errors import UsageError
 from mcpgw.places import Places
 from mcpgw.policies.bundle import Bundle
 from mcpgw.policies.local import compile_bundle
-from mcpgw.store.migrations import upgrade
+from mcpgw.store.revision import upgrade
 from mcpgw.store.sql import SqlStore, read_notes
 from mcpgw.wiring import Worker
 
 DRAIN_S = 10
 
 
-def prepare(settings: Settings) -> None:
-    """Make what all processes share: directories, secrets, the schema of the database. Raises UsageError."""
+def prepare(settings: Settings, *, apart: bool = True) -> None:
+    """Make what all processes share: directories, secrets, the schema of the database. Raises UsageError.
+
+    `apart` says that this process is to stay small, and has no threads yet.
+    """
     logging.basicConfig(
         level=settings.telemetry.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -56,7 +59,7 @@ def prepare(settings: Settings) -> None:
         raise UsageError(f"cannot create {settings.data_dir}: {error.strerror}", fix="choose another: --dir") from None
     keys.pepper(settings)
     Signer.load_or_create(places.keys, places.audit)
-    upgrade(settings.store_url)
+    upgrade(settings.store_url, apart=apart)
 
 
 def run_keeper(settings: Settings) -> None:
@@ -78,8 +81,6 @@ def run_keeper(settings: Settings) -> None:
 
 def run_worker(settings: Settings, index: int, listener: socket.socket) -> None:
     """Serve on the shared port and on this worker's own socket, until SIGTERM."""
-    # What was loaded before the fork never becomes garbage: the collector need not look at it, call after call.
-    gc.freeze()
     gc.set_threshold(10_000, 50, 100)
     uvloop.run(_serve(settings, index, listener))
 
@@ -170,7 +171,7 @@ class Bootstrap:
 
 async def bootstrap(settings: Settings, policy_files: Mapping[str, str]) -> Bootstrap:
     """Give a new installation an agent key, an admin key and an active policy. Raises UsageError."""
-    prepare(settings)
+    prepare(settings, apart=False)
     bundle = Bundle.of(policy_files)
     await compile_bundle(bundle, settings)
     clock = SystemClock()

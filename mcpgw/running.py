@@ -7,25 +7,49 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
-from mcpgw.domain import Action, Mode, Principal, ServerVersion, Switches, Target
-from mcpgw.errors import GatewayError, Killed, Unauthenticated, WorldMoved
-from mcpgw.ports import Clock
+from mcpgw.domain import Action, Mode, Presented, Principal, ServerVersion, Switches, Target
+from mcpgw.errors import GatewayError, Killed, Unauthenticated, Unavailable, WorldMoved
+from mcpgw.ports import Clock, Held
+from mcpgw.shelf import Released, Shelf, ShelfLimits, Suspended
+
+NOTHING_SHOWN = Presented()
 
 
 class Call:
-    """One action under way. Its gate is the guarantee; cancelling its task only makes things faster."""
+    """One action under way. Its gate is the guarantee; cancelling its task only makes things faster.
 
-    __slots__ = ("_board", "_cut", "_task", "action", "epoch", "finished", "sent", "version", "who")
+    `presented` is what its caller showed: what is done on its behalf is done with that. `stale`: it was judged again,
+    and what it was permitted to send would be sent otherwise now.
+    """
 
-    def __init__(self, board: Board, who: Principal, action: Action) -> None:
+    __slots__ = (
+        "_board",
+        "_cut",
+        "_task",
+        "action",
+        "epoch",
+        "finished",
+        "presented",
+        "sent",
+        "stale",
+        "suspended",
+        "version",
+        "who",
+    )
+    waits = False
+
+    def __init__(self, board: Board, who: Principal, action: Action, presented: Presented) -> None:
         self._board = board
         self._cut: GatewayError | None = None
         self._task: asyncio.Task[object] | None = None
         self.who = who
         self.action = action
+        self.presented = presented
         self.version: ServerVersion | None = None
+        self.suspended: Suspended | None = None
         self.epoch = -1
         self.sent = False
+        self.stale = False
         self.finished = False
 
     def gate(self) -> None:
@@ -41,6 +65,8 @@ class Call:
     def sending(self) -> None:
         """The gate of the transport: passing it means that the first byte is handed over in this very step."""
         self.gate()
+        if self.stale:
+            raise Unavailable("the policy wants other arguments of this call than when it began", fix="call again")
         self.sent = True
 
     def cut(self, error: GatewayError) -> None:
@@ -73,7 +99,7 @@ class Call:
 class Cut:
     """The ids of calls that a switch cut in one worker, and of those it matched whose first byte had been handed over.
 
-    A switch that drains cuts none: of the latter it lets all finish.
+    A switch that drains cuts none that run: of the latter it lets all finish.
     """
 
     calls: tuple[str, ...] = ()
@@ -81,37 +107,53 @@ class Cut:
 
 
 class Board:
-    """All running calls of one worker."""
+    """All calls of one worker: those that run, and on `shelf` those that wait for their caller."""
 
-    def __init__(self, published: Callable[[], int], clock: Clock) -> None:
+    def __init__(self, published: Callable[[], int], clock: Clock, shelf_limits: ShelfLimits | None = None) -> None:
         self.published = published
         self.clock = clock
         self.calls: dict[str, Call] = {}
+        self.shelf = Shelf(clock, shelf_limits or ShelfLimits())
 
-    def enter(self, who: Principal, action: Action) -> Call:
-        return Call(self, who, action)
+    def enter(self, who: Principal, action: Action, presented: Presented = NOTHING_SHOWN) -> Call:
+        return Call(self, who, action, presented)
 
     def get(self, action_id: str) -> Call | None:
         return self.calls.get(action_id)
 
+    def suspend(self, call: Call, held: Held, released: Released) -> None:
+        """Let a call wait for its caller; from now on it ends here, or is adopted. Raises RateLimited."""
+        call.suspended = Suspended(
+            who=call.who,
+            action=call.action,
+            version=call.version,
+            presented=call.presented,
+            held=held,
+            released=released,
+        )
+        self.shelf.put(call.suspended)
+
     def cut_killed(self, switches: Switches) -> dict[str, Cut]:
         """Cut every call that a hard switch of these matches; return what each switch found under way.
 
-        A call that several switches match is named by each: every certificate tells all that it stops or lets finish.
+        One that waits for its caller is cut by any: it could go on by another intent only, which the switch forbids. A
+        call that several switches match is named by each: every certificate tells all that it stops or lets finish.
         """
         found: dict[str, Cut] = {}
         each = [(switch, Switches((switch,))) for switch in switches.standing]
-        for call in list(self.calls.values()):
+        for call in (*self.calls.values(), *self.shelf):
             target = Target.of(call.action, call.version.version if call.version is not None else None)
             if switches.match(call.who, target) is None:
                 continue
-            cutting = switches.match(call.who, target, hard_only=True)
+            cutting = switches.match(call.who, target, hard_only=not call.waits)
             if cutting is not None:
                 call.cut(Killed.by(cutting))
+            if call.waits and call.action.id in self.calls:
+                continue  # its answer is still being delivered: it has been named
             sent = (call.action.id,) if call.sent else ()
             for switch, alone in each:
                 if alone.match(call.who, target) is not None:
                     held = found.get(switch.id, Cut())
-                    cut = (call.action.id,) if switch.mode is Mode.HARD else ()
+                    cut = (call.action.id,) if call.waits or switch.mode is Mode.HARD else ()
                     found[switch.id] = Cut(held.calls + cut, held.sent + sent)
         return found

@@ -49,6 +49,7 @@ class WorkerStatus:
             "policy_sha256": world.policy.sha256,
             "kill_switches": {mode.value: sum(s.mode is mode for s in switches) for mode in Mode},
             "running_calls_here": len(self._board.calls),
+            "suspended_calls_here": len(self._board.shelf),
             "audit_durability": self._durability,
             "unavailable": world.unavailable,
         }

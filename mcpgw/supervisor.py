@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -75,6 +76,9 @@ def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. Raises UsageError when it cannot start."""
     prepare(settings)
     give_first_key(settings)
+    # What is loaded by now never becomes garbage: no collector need look at it, nor by looking make a copy of its own.
+    gc.collect()
+    gc.freeze()
     with listening(settings) as listener:
         keeper = Child("keeper", partial(run_keeper, settings))
         workers = [

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from mcpgw.cluster import EpochBoard
-from mcpgw.domain import Decision, Effect, KillSwitch, Principal, ServerVersion, State, Switches
+from mcpgw.domain import Decision, Effect, KillSwitch, Principal, Selection, ServerVersion, State, Switches
 from mcpgw.errors import GatewayError, Unavailable
 from mcpgw.ports import Catalog, Identities, PolicyEngine, Question, Store, World
 from mcpgw.running import Board, Cut
@@ -29,6 +29,9 @@ class NoCatalog:
 
     def find(self, prefixed: str) -> tuple[str, str] | None:
         return None
+
+    def selection(self, toolset: str | None) -> Selection | None:
+        return Selection(tuple) if toolset is None else None
 
 
 class NoPolicy:
@@ -155,6 +158,7 @@ class WorldKeeper:
                     policy=policy,
                     identities=Identities.of(state.keys, state.clients, state.revocations),
                     state=state,
+                    kept=self.current.kept if policy is self.current.policy else {},
                 )
             )
 

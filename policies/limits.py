@@ -19,36 +19,53 @@ class ConcurrencyMeter:
     def __init__(self, limits: LimitsSection) -> None:
         self._per_principal = limits.per_principal
         self._per_upstream = limits.per_upstream
-        self._running: dict[str, int] = {}
+        self._calls: dict[str, int] = {}  # by caller
+        self._by_server: dict[str, int] = {}
 
     async def reserve(self, judged: Judged) -> Hold:
         who, server = judged.principal, judged.action.server
-        by_caller = who.key
-        by_server = f"@{server}" if server is not None else None
-        running = self._running
-        if running.get(by_caller, 0) >= self._per_principal and who.kind is not Kind.SYSTEM:
+        calls, by_server = self._calls, self._by_server
+        of_caller = calls.get(who.key, 0)
+        if of_caller >= self._per_principal and who.kind is not Kind.SYSTEM:
             raise RateLimited(
                 f"more than {self._per_principal} calls at once",
                 fix="wait for one",
                 data={"retry_after_s": RETRY_AFTER_S},
             )
-        if by_server is not None and running.get(by_server, 0) >= self._per_upstream:
-            raise RateLimited(
-                f"`{server}` has {self._per_upstream} calls running", fix="wait", data={"retry_after_s": RETRY_AFTER_S}
-            )
-        running[by_caller] = running.get(by_caller, 0) + 1
-        if by_server is not None:
-            running[by_server] = running.get(by_server, 0) + 1
-        return _Place(running, by_caller, by_server)
+        if server is not None:
+            of_server = by_server.get(server, 0)
+            if of_server >= self._per_upstream:
+                raise RateLimited(
+                    f"`{server}` has {self._per_upstream} calls running",
+                    fix="wait",
+                    data={"retry_after_s": RETRY_AFTER_S},
+                )
+            by_server[server] = of_server + 1
+        calls[who.key] = of_caller + 1
+        return _Place(self, who.key, server)
+
+    def leave(self, caller: str, server: str | None) -> None:
+        """Give back a place."""
+        _less(self._calls, caller)
+        if server is not None:
+            _less(self._by_server, server)
+
+
+def _less(running: dict[str, int], key: str) -> None:
+    left = running[key] - 1
+    if left:
+        running[key] = left
+    else:
+        del running[key]
 
 
 class _Place:
-    __slots__ = ("_by_caller", "_by_server", "_held", "_running")
+    __slots__ = ("_caller", "_held", "_meter", "_server")
 
-    def __init__(self, running: dict[str, int], by_caller: str, by_server: str | None) -> None:
-        self._running = running
-        self._by_caller = by_caller
-        self._by_server = by_server
+    def __init__(self, meter: ConcurrencyMeter, caller: str, server: str | None) -> None:
+        self._meter = meter
+        self._caller = caller
+        self._server = server
         self._held = True
 
     def settle(self, facts: Mapping[str, Any]) -> None:
@@ -58,13 +75,6 @@ class _Place:
         self._give_back()
 
     def _give_back(self) -> None:
-        if not self._held:
-            return
-        self._held = False
-        for key in (self._by_caller, self._by_server):
-            if key is not None:
-                left = self._running[key] - 1
-                if left:
-                    self._running[key] = left
-                else:
-                    del self._running[key]
+        if self._held:
+            self._held = False
+            self._meter.leave(self._caller, self._server)

@@ -149,6 +149,8 @@ class LocalEngine:
         self._aside = Aside(source.bundle, source.max_input_bytes)
         self._inputs = Inputs()
         self._memo: dict[bytes, Decision] = {}
+        # The same by the identity of what was asked about, which is kept too, so that it cannot pass to another.
+        self._recent: dict[tuple[object, ...], tuple[Decision, tuple[object, ...]]] = {}
         self._answers: dict[str, Decision] = {}
 
     @property
@@ -157,9 +159,16 @@ class LocalEngine:
 
     async def decide(self, question: Question) -> Decision:
         """Return the decision; whatever goes wrong is a deny."""
+        action, reads_call = question.action, self._source.reads_call and question.phase != "list"
+        things = question.principal, question.version, question.tool
+        asked = (question.phase, action.route, action.verb, action.server, question.name, *map(id, things))
+        if not reads_call:
+            recent = self._recent.get(asked)
+            if recent is not None:
+                return recent[0]
         try:
             head = self._inputs.head(question)
-            if self._source.reads_call and question.phase != "list":
+            if reads_call:
                 return await self._decided(self._inputs.whole(question, head))
         except Exception:  # noqa: BLE001 - a question that cannot be written down is denied, whatever is wrong with it
             return output.refusal(output.ERROR, self.sha256)
@@ -168,10 +177,14 @@ class LocalEngine:
             # What the rules do not read is not given to them either, so that the answer cannot depend on it.
             held = await self._decided(b"{" + head + b"}")
             # Not what may have been an accident: a panic, or a process that was ended.
-            if held.reasons[0] not in {output.ERROR, output.EXHAUSTED}:
-                if len(self._memo) >= _MEMO:
-                    self._memo.clear()
-                self._memo[head] = held
+            if held.reasons[0] in {output.ERROR, output.EXHAUSTED}:
+                return held
+            if len(self._memo) >= _MEMO:
+                self._memo.clear()
+            self._memo[head] = held
+        if len(self._recent) >= _MEMO:
+            self._recent.clear()
+        self._recent[asked] = held, things
         return held
 
     async def _decided(self, document: bytes) -> Decision:

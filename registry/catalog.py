@@ -5,10 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import partial
 
-from mcpgw.domain import Kind, Principal, Server, ServerVersion, State, ToolPin, VersionStatus
-from mcpgw.registry.digest import canonical, parse, sha256
+from mcpgw.domain import (
+    Kind,
+    Offer,
+    Principal,
+    Selection,
+    Server,
+    ServerVersion,
+    State,
+    Toolset,
+    VersionStatus,
+)
+from mcpgw.registry import selection
+from mcpgw.registry.digest import sha256
 
 MAX_NAME = 64  # what every LLM provider takes, and the MCP conformance suite
 SEPARATOR = "__"  # a slug has no underscore, so the first one ends it
@@ -18,9 +29,10 @@ _MISFITS = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 class StateCatalog:
-    """Implements ports.Catalog over the rows of one state."""
+    """Implements ports.Catalog over the rows of one state. `search_only`: callers of the endpoint over all servers
+    search its tools instead of listing them."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, *, search_only: bool = False) -> None:
         servers = {server.slug: server for server in state.servers if server.removed_at is None}
         quarantined = _quarantined(state)
         self._versions: dict[tuple[str, str], ServerVersion] = {}
@@ -34,13 +46,15 @@ class StateCatalog:
             active = self._versions.get((slug, state.active.get(slug) or ""))
             if active is not None and active.status is VersionStatus.APPROVED:
                 self._active[slug] = active
-        self._prefixed: dict[tuple[str, str], str] = {}
-        self._found: dict[str, tuple[str, str]] = {}
-        for slug, version in self._active.items():
-            for tool, prefixed in names(slug, version.tools).items():
-                self._prefixed[slug, tool] = prefixed
-                self._found[prefixed] = (slug, tool)
-                _renamed(version.tools[tool].definition, prefixed)  # worked out before the first list is asked for
+        self._names = _Names(self._active)
+        self._everything = Selection(partial(selection.everything, self._active, self._names.of), search=search_only)
+        self._toolsets = {
+            toolset.slug: Selection(
+                partial(_offered, toolset, self._active, self._names), toolset, search=toolset.search
+            )
+            for toolset in state.toolsets
+            if toolset.removed_at is None and toolset.slug not in servers
+        }
 
     def resolve(self, server: str, version: str | None, who: Principal) -> ServerVersion | None:
         """Return the version that a call uses (None: the active one), or None when there is none to be had.
@@ -61,17 +75,47 @@ class StateCatalog:
 
     def find(self, prefixed: str) -> tuple[str, str] | None:
         """Return slug and own name of the tool that is called `prefixed` over all servers, or None."""
-        return self._found.get(prefixed)
+        return self._names.owner(prefixed)
 
     def prefixed(self, server: str, tool: str) -> str:
         """Return the name over all servers of a tool of the active version. Raises KeyError when there is none."""
-        return self._prefixed[server, tool]
+        return self._names.of(server, tool)
+
+    def selection(self, toolset: str | None) -> Selection | None:
+        """Return what a toolset offers (None: the endpoint over all servers), or None when there is no such toolset."""
+        return self._everything if toolset is None else self._toolsets.get(toolset)
+
+    def unoffered(self, toolset: Toolset) -> list[str]:
+        """Return why a toolset, of this state or a new one, does not offer all that it names."""
+        return [why for why in selection.selected(toolset, self._active, self._names.of) if isinstance(why, str)]
 
 
-def prefixed_definition(version: ServerVersion, tool: ToolPin) -> bytes:
-    """Return the canonical definition of a tool of `version` under its name over all servers."""
-    prefixed = _plain(version.server, tool.name) or names(version.server, version.tools)[tool.name]
-    return _renamed(tool.definition, prefixed)
+class _Names:
+    """Names over all servers, worked out server by server when one is asked for: there may be ten thousand tools."""
+
+    def __init__(self, active: Mapping[str, ServerVersion]) -> None:
+        self._active = active
+        self._shown: dict[str, Mapping[str, str]] = {}
+        self._own: dict[str, Mapping[str, str]] = {}
+
+    def of(self, slug: str, tool: str) -> str:
+        held = self._shown.get(slug)
+        if held is None:
+            held = self._shown[slug] = names(slug, self._active[slug].tools)
+        return held[tool]
+
+    def owner(self, shown: str) -> tuple[str, str] | None:
+        slug = shown.partition(SEPARATOR)[0]
+        if slug not in self._active:
+            return None
+        own = self._own.get(slug)
+        if own is None:
+            own = self._own[slug] = {self.of(slug, tool): tool for tool in self._active[slug].tools}
+        return (slug, own[shown]) if shown in own else None
+
+
+def _offered(toolset: Toolset, active: Mapping[str, ServerVersion], made: _Names) -> list[Offer]:
+    return [offer for offer in selection.selected(toolset, active, made.of) if isinstance(offer, Offer)]
 
 
 def names(slug: str, tools: Collection[str]) -> dict[str, str]:
@@ -104,12 +148,6 @@ def _shortened(slug: str, tool: str) -> Iterator[str]:
         seed = hexed
 
 
-@lru_cache(maxsize=16_384)
-def _renamed(definition: bytes, name: str) -> bytes:
-    """Return the definition under another name. Kept from world to world, since pins are the same bytes."""
-    return canonical({**parse(definition), "name": name})
-
-
 def _quarantined(state: State) -> Mapping[tuple[str, str], Mapping[str, str]]:
     """Return, for each version, the digests that were seen of the tools that differ."""
     seen: dict[tuple[str, str], dict[str, str]] = {}
@@ -121,7 +159,9 @@ def _quarantined(state: State) -> Mapping[tuple[str, str], Mapping[str, str]]:
 def _applied(
     version: ServerVersion, server: Server, quarantined: Mapping[tuple[str, str], Mapping[str, str]]
 ) -> ServerVersion:
-    seen = quarantined.get((version.server, version.version), {})
+    seen = quarantined.get((version.server, version.version))
+    if seen is None:
+        return replace(version, tags=server.tags, trust=server.trust, quarantined=frozenset())
     # A row whose digest is the pin's says that the tool was found to be itself again.
     apart = frozenset(name for name, tool in version.tools.items() if seen.get(name, tool.sha256) != tool.sha256)
     return replace(version, tags=server.tags, trust=server.trust, quarantined=apart)

@@ -53,11 +53,14 @@ def quarantined(state: State, version: ServerVersion) -> list[Quarantine]:
 
 
 def check_free(state: State, slug: str) -> None:
-    """Raise Conflict when there is a server of this slug, or one whose slug looks like it."""
-    live = [server.slug for server in state.servers if server.removed_at is None]
-    if slug in live:
+    """Raise Conflict when there is a server or a toolset of this slug, or one whose slug looks like it."""
+    servers = [server.slug for server in state.servers if server.removed_at is None]
+    toolsets = [toolset.slug for toolset in state.toolsets if toolset.removed_at is None]
+    if slug in servers:
         raise Conflict(f"there is a server `{slug}` already", fix="choose another slug, or publish a version of it")
-    lifecycle.check_look_alikes(slug, live)
+    if slug in toolsets:
+        raise Conflict(f"there is a toolset `{slug}` already", fix=f"choose another slug: both would have /mcp/{slug}")
+    lifecycle.check_look_alikes(slug, [*servers, *toolsets])
 
 
 def added(state: State, server: Server, draft: ServerVersion) -> Change:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
 from mcpgw.config import HttpServer, RegistrySection, StdioServer
 from mcpgw.domain import Server, State, Transport
+from mcpgw.openapi_section import OpenApiServer
 from mcpgw.registry.changes import Change
 
-Endpoint = tuple[Transport, str]
-"""How and where a server is reached: the URL, or the name of the entry in the configuration."""
+log = logging.getLogger("mcpgw.registry")
+Endpoint = tuple[Transport | None, str]
+"""How (None: as will be found out) and where a server is reached: the URL, or the name of its configured entry."""
 
 ACTOR = "configuration"
 
 
 def endpoints(section: RegistrySection) -> Mapping[str, Endpoint]:
-    """Return the endpoint of each configured server by its slug; a slug in both lists is the stdio server's."""
+    """Return the endpoint of each configured server by its slug; a slug in several lists is the stdio server's."""
     return {
-        **{server.name: (Transport.HTTP, server.url) for server in section.http},
+        **{s.name: (None if s.transport == "auto" else Transport(s.transport), s.url) for s in section.http},
+        **{server.name: (Transport.OPENAPI, server.name) for server in section.openapi},
         **{server.name: (Transport.STDIO, server.name) for server in section.stdio},
     }
 
@@ -26,12 +30,17 @@ def endpoints(section: RegistrySection) -> Mapping[str, Endpoint]:
 def synced(section: RegistrySection, state: State, now: float) -> Change:
     """Make the registry hold just what the configuration declares.
 
-    A server that it declares no longer is removed; it comes back with its versions when it is declared again.
+    A server that it declares no longer is removed; it comes back with its versions when it is declared again. One with
+    the slug of a toolset that was made here is left out.
     """
     held = {server.slug: server for server in state.servers}
+    made_here = {toolset.slug for toolset in state.toolsets if not toolset.configured and toolset.removed_at is None}
     wanted: dict[str, Server] = {}
-    declared: tuple[HttpServer | StdioServer, ...] = (*section.http, *section.stdio)
+    declared: tuple[HttpServer | OpenApiServer | StdioServer, ...] = (*section.http, *section.openapi, *section.stdio)
     for entry in declared:
+        if entry.name in made_here:
+            log.error("the configured server %s is left out: there is a toolset of that slug", entry.name)
+            continue
         before = held.get(entry.name) or Server(slug=entry.name, title="", created_by=ACTOR, created_at=now)
         wanted[entry.name] = replace(
             before,

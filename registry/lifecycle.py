@@ -26,14 +26,19 @@ Order = tuple[int, int, int, tuple[tuple[int, int, str], ...]]
 
 def check_server(server: Server) -> None:
     """Raise InvalidParams unless slug, title, tags and trust are well formed."""
-    if not _SLUG.fullmatch(server.slug):
+    check_names(server.slug, server.title)
+    if not all(_LABEL.fullmatch(label) for label in (*server.tags, server.trust)):
+        raise InvalidParams("tags and trust are 1 to 64 of A-Z, a-z, 0-9 and ._:/-", fix="for example: internal")
+
+
+def check_names(slug: str, title: str) -> None:
+    """Raise InvalidParams unless these can name a server, or a toolset."""
+    if not _SLUG.fullmatch(slug):
         raise InvalidParams(
             "a slug is 1 to 24 of a-z, 0-9 and -, with no hyphen at either end", fix="for example: github-issues"
         )
-    if len(server.title) > 200 or not server.title.isprintable():
+    if len(title) > 200 or not title.isprintable():
         raise InvalidParams("a title is at most 200 characters that can be seen", fix="shorten it")
-    if not all(_LABEL.fullmatch(label) for label in (*server.tags, server.trust)):
-        raise InvalidParams("tags and trust are 1 to 64 of A-Z, a-z, 0-9 and ._:/-", fix="for example: internal")
 
 
 def skeleton(name: str) -> str:
@@ -49,7 +54,7 @@ def check_look_alikes(slug: str, others: Iterable[str]) -> None:
     looks = skeleton(slug)
     for other in others:
         if other != slug and skeleton(other) == looks:
-            raise Conflict(f"`{slug}` looks like the server `{other}`", fix="choose a slug that cannot be mistaken")
+            raise Conflict(f"`{slug}` looks like `{other}`", fix="choose a slug that cannot be mistaken")
 
 
 def check_url(url: str) -> None:

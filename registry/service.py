@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcpgw.config import RegistrySection
-from mcpgw.domain import SYSTEM, AdminNote, Era, Principal, Server, ServerVersion, State, Transport, VersionStatus
-from mcpgw.errors import Conflict
+from mcpgw.domain import SYSTEM, Era, Principal, Server, ServerVersion, State, Transport, VersionStatus
+from mcpgw.errors import Conflict, UpstreamFailed
 from mcpgw.ports import Clock, Store, Worlds
 from mcpgw.registry import changes, configured, digest, drift, lifecycle, view
 from mcpgw.registry.changes import Change
+from mcpgw.registry.committing import committed
 from mcpgw.registry.configured import Endpoint
 
-ATTEMPTS = 5
 NOTES_PAGE = 1000
+# What a server that opens no session over HTTP+SSE answers to the attempt.
+_NO_SESSION = frozenset({"http_4xx", "http_5xx", "redirect", "credential", "not_json", "no_endpoint"})
 
 Document = dict[str, Any]
 Documents = list[Document]  # within the service, `list` is its method
@@ -89,7 +91,7 @@ class ServersService:
         lifecycle.check_server(server)
         self._check_url(url)
         changes.check_free(await self._store.state(), slug)
-        draft = await self._draft(who, slug, (Transport.HTTP, url))
+        draft = await self._draft(who, slug, (None, url))
         return await self._change(who, slug, lambda state: changes.added(state, server, draft))
 
     async def publish(self, who: Principal, slug: str, version: str | None = None, url: str | None = None) -> Document:
@@ -185,12 +187,12 @@ class ServersService:
         last = lifecycle.newest(changes.versions_of(state, slug))
         place = url if url is not None else last.endpoint if last else ""
         self._check_url(place)
-        return Transport.HTTP, place
+        return None, place
 
     async def _draft(self, who: Principal, slug: str, endpoint: Endpoint) -> ServerVersion:
         """Return what the server offers as a draft without a number. Raises UpstreamFailed for tools without pins."""
-        transport, place = endpoint
-        probe = await self._probe(slug, place, transport)
+        place = endpoint[1]
+        transport, probe = await self._found(slug, endpoint)
         return ServerVersion(
             server=slug,
             version="",
@@ -203,6 +205,24 @@ class ServersService:
             published_by=who.selector,
             published_at=self._clock.time(),
         )
+
+    async def _found(self, slug: str, endpoint: Endpoint) -> tuple[Transport, Probe]:
+        """Return how the server at an endpoint is spoken to, and what it offers."""
+        transport, place = endpoint
+        if transport is not None:
+            return transport, await self._probe(slug, place, transport)
+        try:
+            return Transport.HTTP, await self._probe(slug, place, Transport.HTTP)
+        except UpstreamFailed as refused:
+            # It takes no POST: 2025-11-25, basic/transports: "Backwards Compatibility".
+            if refused.data.get("cause") != "http_4xx":
+                raise
+            try:
+                return Transport.SSE, await self._probe(slug, place, Transport.SSE)
+            except UpstreamFailed as failure:
+                if failure.data.get("cause") in _NO_SESSION:
+                    raise refused from None
+                raise
 
     async def _release(self, who: Principal, version: ServerVersion) -> Document:
         live = {}
@@ -230,24 +250,4 @@ class ServersService:
         return {"server": slug, "version": made.version, "epoch": epoch, **self._shown(state, server)}
 
     async def _commit(self, who: Principal, change: Callable[[State], Change]) -> tuple[Change, int]:
-        """Carry out `change` on the state as it is, anew when another change came between; return it and the epoch."""
-        for attempt in range(ATTEMPTS):
-            state = await self._store.state()
-            made = change(state)
-            if not made.rows:
-                return made, state.epoch
-            note = AdminNote(
-                id=self._clock.new_id(),
-                time=self._clock.time(),
-                actor=who.selector,
-                action=made.action,
-                target=made.target,
-                before=made.before,
-                after=made.after,
-            )
-            try:
-                return made, await self._store.commit(made.rows, note, expect=state.epoch)
-            except Conflict:
-                if attempt == ATTEMPTS - 1:
-                    raise
-        raise AssertionError("unreachable")
+        return await committed(self._store, self._clock, who, change)

@@ -26,7 +26,14 @@ from mcpgw.errors import WIRE, GatewayError
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 MARK = "<!-- From here on written by `python -m tests.generate`. -->\n"
-NAMES: Mapping[Any, str] = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path"}
+NAMES: Mapping[Any, str] = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "true or false",
+    Path: "path",
+    Any: "any value",
+}
 BOUNDS = {"ge": "at least {}", "le": "at most {}", "gt": "above {}", "min_length": "at least {}"}
 SHARED = {"url", "key", "dir", "directory", "as_json"}
 
@@ -82,14 +89,21 @@ def configuration() -> Iterator[str]:
         yield own_doc(kind)
         yield ""
         yield from settings_table(name, kind.model_fields)
-        for key, inner in kind.model_fields.items():
-            (*_, element) = [a for a in typing.get_args(inner.annotation) if is_section(a)] or [None]
-            if element is not None:
-                yield f"### `{name}.{key}[]`"
-                yield ""
-                yield own_doc(element)
-                yield ""
-                yield from settings_table(None, element.model_fields)
+        yield from inner_sections(name, kind)
+
+
+def inner_sections(path: str, kind: type[Section]) -> Iterator[str]:
+    """Yield what stands within a section: sections, and lists of them."""
+    for key, field in kind.model_fields.items():
+        of_list = [argument for argument in typing.get_args(field.annotation) if is_section(argument)]
+        for inner in [field.annotation] if is_section(field.annotation) else of_list[:1]:
+            place = f"{path}.{key}" + ("[]" if of_list else "")
+            yield f"### `{place}`"
+            yield ""
+            yield own_doc(inner)
+            yield ""
+            yield from settings_table(None, inner.model_fields)
+            yield from inner_sections(place, inner)
 
 
 def is_section(annotation: Any) -> bool:
@@ -126,6 +140,10 @@ def type_name(annotation: Any) -> str:
         return " or ".join(type_name(a) for a in arguments if a is not type(None))
     if origin is tuple:
         return "list" if is_section(arguments[0]) else f"list of {type_name(arguments[0])}"
+    if is_section(annotation):
+        return "section"
+    if origin is typing.Annotated:
+        return type_name(arguments[0])
     if origin is not None:
         return f"mapping of {type_name(arguments[0])} to {type_name(arguments[1])}"
     return NAMES[annotation]
@@ -135,6 +153,8 @@ def default_of(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
+    if isinstance(value, Section):
+        return "as below"
     if value in (None, "", (), {}):
         return "empty" if value in ((), {}) else "none"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -15,9 +15,11 @@ from mcpgw.domain import (
     Kind,
     Mode,
     Obligation,
+    Offer,
     Principal,
     Route,
     Scope,
+    Selection,
     ServerVersion,
     State,
     Switches,
@@ -74,10 +76,18 @@ def switch(scope: Scope, selector: str, mode: Mode = Mode.HARD, **facts: Any) ->
 
 
 class Shelf:
-    """A catalogue of given versions; the first of each server is the active one."""
+    """A catalogue of given versions; the first of each server is the active one. `toolsets` are given by slug."""
 
-    def __init__(self, versions: Iterable[ServerVersion]) -> None:
+    def __init__(
+        self,
+        versions: Iterable[ServerVersion],
+        toolsets: Mapping[str, Selection] | None = None,
+        *,
+        search: bool = False,
+    ) -> None:
         self._versions = tuple(versions)
+        self._toolsets = toolsets or {}
+        self._everything = Selection(self._offers, search=search)
 
     def resolve(self, server: str, version: str | None, who: Principal) -> ServerVersion | None:
         found = (v for v in self._versions if v.server == server and version in (None, v.version))
@@ -91,6 +101,12 @@ class Shelf:
         server, mark, tool = prefixed.partition("__")
         known = any(v.server == server and tool in v.tools for v in self._versions)
         return (server, tool) if mark and known else None
+
+    def selection(self, toolset: str | None) -> Selection | None:
+        return self._everything if toolset is None else self._toolsets.get(toolset)
+
+    def _offers(self) -> list[Offer]:
+        return [Offer(v, tool, f"{v.server}__{tool.name}") for v in self.active() for tool in v.tools.values()]
 
 
 class Rules:
@@ -118,11 +134,12 @@ def world_of(
     switches: Iterable[KillSwitch] = (),
     epoch: int = 1,
     unavailable: str | None = None,
+    toolsets: Mapping[str, Selection] | None = None,
 ) -> World:
     standing = tuple(switches)
     return World(
         epoch=epoch,
-        catalog=Shelf(versions or (published(),)),
+        catalog=Shelf(versions or (published(),), toolsets),
         switches=Switches(standing),
         policy=policy or Rules(),
         identities=Identities(),

@@ -25,6 +25,25 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         "an older epoch at the gate means: judge again, three worlds at most", "architecture: the gate"
     ),
     "budget:broad-except": Requirement("only the outermost places catch every exception", "contributing"),
+    # Fault isolation
+    "health:ejection": Requirement(
+        "an upstream that has stopped answering is left alone, at no cost to others", "security: R1"
+    ),
+    "health:recovery": Requirement("the gateway finds out by itself that an upstream answers again", "security: R1"),
+    "faults:hung-upstream": Requirement("a hung upstream costs its own callers only, and recovers", "security: R1"),
+    "faults:slow-clients": Requirement("a thousand slow clients cost the others nothing", "security: R12"),
+    "faults:cancelled-calls": Requirement("nothing is left of a cancelled call", "security: R13"),
+    "faults:rubbish": Requirement("no input makes a 5xx or ends a worker", "security: R15"),
+    "faults:heavy-requests": Requirement("a large request does not stop the small ones", "security: R18"),
+    # A client's connection
+    "connection:pieces": Requirement(
+        "a request means the same in whatever pieces it arrives, and however often its head came before", "RFC 9112"
+    ),
+    "connection:malformed": Requirement("what is no request is refused, and nothing after it read", "security: 16"),
+    "connection:deadlines": Requirement(
+        "who sends or reads too slowly is let go: head, body, idle time and answers have deadlines", "security: 18"
+    ),
+    "connection:answers": Requirement("an answer is framed as HTTP/1.1 has it, or cut", "RFC 9112"),
     # The verdict
     "judge:order": Requirement(
         "unavailable, session, visibility, scope, kill, quarantine, policy: the first that refuses is told",
@@ -61,6 +80,9 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "obligations:keep-only": Requirement("of a list only what may be seen leaves", "architecture: visibility first"),
     # Running calls
     "gate:epoch": Requirement("no gate lets a call pass that was judged in an older world", "architecture: the gate"),
+    "gate:stale": Requirement(
+        "what a call was permitted to send is not sent once the policy wants it otherwise", "contract: promises"
+    ),
     "gate:expiry": Requirement("a credential that expires ends its call at the next gate", "architecture: streams"),
     "gate:sent": Requirement(
         "a call counts as sent exactly when it passed the gate of the transport", "contract: kill"
@@ -118,7 +140,24 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "json:numbers": Requirement("no number that parsers read differently", "issue 2: 3"),
     "json:duplicates": Requirement("no key twice, at any depth, in any spelling", "issue 2: 3"),
     "json:depth": Requirement("nesting is bounded", "issue 2: 3"),
+    "json:size": Requirement("keys and the length of a string are bounded", "security: reliability limits"),
     "json:linear": Requirement("a body costs no more than its length, before authentication too", "security: 14"),
+    # Headers that repeat the body
+    "params:compared": Requirement("a header that repeats an argument says what the argument says", "mcp 1.3"),
+    "params:annotations": Requirement("annotations count only where the rules have them", "mcp 1.3"),
+    "params:unknown": Requirement("a parameter header that nobody knows is passed on as it is", "mcp 1.3"),
+    "params:anew": Requirement("a server gets the headers that its judged arguments have", "security 1.2 #14"),
+    # Tasks
+    "tasks:lifecycle": Requirement("a task is asked about under the id that its call gave, by any worker", "SEP-2663"),
+    "tasks:sealed": Requirement("a server's own task ids are of no use to clients", "issue 3: 2"),
+    "tasks:owner": Requirement("a task that is another's, or elsewhere, was never there", "security 1.2 #13"),
+    "tasks:negotiated": Requirement("tasks are for modern clients that declare them", "SEP-2663"),
+    "tasks:headers": Requirement("what asks about tasks is well-formed, in header and body", "SEP-2663, mcp 1.3"),
+    "tasks:judged": Requirement("every word about a task is judged as one about its tool", "issue 3: 2"),
+    "tasks:listen": Requirement("a listener is told of the tasks that it named", "SEP-2663"),
+    "tasks:killed": Requirement("a killed tool has no tasks to ask about", "security: kill 5"),
+    "tasks:record": Requirement("records say which task without its id", "issue 3: 2"),
+    "tasks:rubbish": Requirement("what a server says of tasks it may not have is not passed on", "SEP-2663"),
     # The guard
     "guard:headers": Requirement(
         "headers are read as RFC 9110 has it: names without case, values without edges", "RFC 9110 5"
@@ -197,6 +236,40 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         "a tool that differs from its pin is refused until a version is approved", "issue 2: 6"
     ),
     "registry:disabled": Requirement("a disabled server serves nothing", "contract: commands"),
+    # Toolsets and search
+    "toolset:rules": Requirement(
+        "a toolset that could not work is refused with the reason, what is missing now is warned of", "issue 3: 3"
+    ),
+    "toolset:slug": Requirement("servers and toolsets share one namespace", "contract: HTTP"),
+    "toolset:offers": Requirement("a toolset offers what it names, each under one name, in order", "issue 3: 3"),
+    "toolset:shown": Requirement("a toolset's names, descriptions and defaults are shown, nothing else", "issue 3: 3"),
+    "toolset:pinned": Requirement("a pinned argument can be neither seen nor set by a caller", "issue 3: 3"),
+    "toolset:values": Requirement(
+        "values are merged into the bytes that are judged, all that the caller sent stays",
+        "architecture: judged is sent",
+    ),
+    "toolset:changes": Requirement("changes of toolsets are whole, noted, and name no argument value", "issue 3: 3"),
+    "toolset:configured": Requirement("toolsets can stand in the configuration", "contract: configuration"),
+    "toolset:visible": Requirement(
+        "a toolset shows what its caller may see; one with nothing for them is one that nobody has",
+        "architecture: visibility first",
+    ),
+    "toolset:real": Requirement(
+        "policy, kill switches and records of a call through a toolset are those of the real tool", "issue 3: 3"
+    ),
+    "toolset:moved": Requirement(
+        "a call does not survive that its toolset makes another of it", "architecture: the gate"
+    ),
+    "toolset:streams": Requirement("a stream tells when the caller's list in a toolset changes", "issue 3: 3"),
+    "toolset:audience": Requirement(
+        "a credential for /mcp opens toolsets, one for a toolset opens that alone", "contract: scopes and roles"
+    ),
+    "search:ranked": Requirement("what matches best comes first, equals in a fixed order", "issue 3: 3"),
+    "search:visible": Requirement("a search finds what a list would show, and tells nothing of the rest", "issue 3: 3"),
+    "search:call": Requirement("what was found is called as itself, and nothing is called twice over", "issue 3: 3"),
+    "search:turns": Requirement("indexing ten thousand tools leaves other calls their turn", "issue 3: 3"),
+    "list:pages": Requirement("pages leave nothing out and repeat nothing, whatever changes between them", "mcp 1.4"),
+    "list:large": Requirement("200 servers with 50 tools each are listed, searched and called", "issue 3: 3"),
     "registry:rollback": Requirement("the version before can be made active again", "contract: commands"),
     "registry:diff": Requirement(
         "what changed between two versions is shown, hidden characters visible", "contract: commands"
@@ -268,7 +341,6 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "upstream:era-detection": Requirement(
         "only a modern answer makes a server modern, and it is asked once", "mcp 2.2"
     ),
-    "upstream:era-crossing": Requirement("a crossing names the missing translation and the versions", "issue 2: 4"),
     "upstream:own-calls": Requirement("the gateway's own calls use either generation", "architecture: one door"),
     "upstream:envelope": Requirement("headers say what the body says", "mcp 1.1, 1.3"),
     "upstream:param-headers": Requirement("headers that repeat arguments are rebuilt after a redaction", "mcp 1.3"),
@@ -290,6 +362,92 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "upstream:cancellation": Requirement("a call that nobody waits for is cancelled as its era has it", "mcp 1.2, 2.1"),
     "upstream:limits": Requirement("streams have limits of time, silence and event size", "security 1.2 #18"),
     "upstream:npm-servers": Requirement("the reference servers of npm work", "issue 2: how we will know"),
+    # A modern client in front of a server of the handshake era
+    "for-modern:results": Requirement(
+        "discovery, results, errors and tool definitions are those of a modern server", "mcp 2.3 (3)"
+    ),
+    "for-modern:sessions": Requirement(
+        "requests of one principal with the same capabilities share a session, those of two never do", "mcp 2.3 (3)"
+    ),
+    "for-modern:lost": Requirement(
+        "in a new session only that is asked again which the protocol lets be asked twice", "mcp 2.3 (3)"
+    ),
+    "for-modern:own-request": Requirement(
+        "progress and log messages reach the request that wanted them, at its level, and no other", "mcp 1.8, 2.3 (3)"
+    ),
+    "for-modern:cancellation": Requirement("a client that leaves cancels its request at the server", "mcp 2.3 (3)"),
+    "for-modern:listens": Requirement(
+        "a listen is acknowledged with what the server can tell, and told that, under its own id", "mcp 1.6, 2.3 (3)"
+    ),
+    "for-modern:shared-stream": Requirement(
+        "all who listen in a session share its stream, and watch a resource as long as one of them does", "mcp 2.1"
+    ),
+    "for-modern:listen-gate": Requirement(
+        "what is written on a shared stream passes the gate of a call that still listens", "architecture: the gate"
+    ),
+    "held:asked": Requirement(
+        "what a server asks in a call is its answer, and a retry that brings the answers goes on with the call",
+        "mcp 1.7, 2.3 (3)",
+    ),
+    "held:state": Requirement(
+        "a state works once, in time, for the same call of the same principal; any other is one that never was",
+        "mcp 1.7",
+    ),
+    "held:never-twice": Requirement("a call that is lost while it waits is an error, never called again", "issue 3: 1"),
+    "held:undeclared": Requirement(
+        "what a client did not declare, or cannot be asked there, is refused to the server", "mcp 2.3 (3)"
+    ),
+    "held:url": Requirement("URLs that must be visited first are asked for, and nothing is held", "mcp 2.3 (3)"),
+    "held:ended": Requirement(
+        "the server of a call that ends while it waits is told, also after a kill", "architecture: streams"
+    ),
+    "held:gate": Requirement("a retry takes a call over in the step that writes its first answer", "ADR 1"),
+    "held:bounded": Requirement("calls that wait are bounded, per principal and in all, and in time", "issue 3: 1"),
+    "held:killed": Requirement(
+        "a switch finds calls that wait, ends them and names them; no retry goes on under it", "architecture: streams"
+    ),
+    "held:revoked": Requirement("a call does not wait for a credential that counts no more", "contract: revocation"),
+    "held:recorded": Requirement(
+        "a call that waits has its record before it asks, and one of how that ended", "architecture: streams"
+    ),
+    "held:workers": Requirement("a retry finds its call through any worker", "architecture: affinity"),
+    "held:sdk": Requirement("the SDK's client answers a server of the other generation", "issue 3: 1"),
+    # A client of the handshake era in front of a modern server
+    "for-legacy:handshake": Requirement(
+        "`initialize` is answered from what the server tells of itself to this very client", "mcp 2.3 (4)"
+    ),
+    "for-legacy:envelope": Requirement(
+        "each request says again what the client said once, in the body and in the headers", "mcp 2.3 (4)"
+    ),
+    "for-legacy:results": Requirement(
+        "results, errors and tool definitions are legal in the client's era, and lose no text", "mcp 2.3 (4)"
+    ),
+    "for-legacy:sessions": Requirement(
+        "what a session began with stays its own, is bounded, and ends with it", "mcp 2.3 (4), 2.1"
+    ),
+    "for-legacy:gate": Requirement("every request, also each retry, passes the gate of its call", "architecture: gate"),
+    "for-legacy:questions": Requirement(
+        "`input_required` becomes requests on the call's stream, and their answers the next round", "mcp 1.7, 2.3 (4)"
+    ),
+    "for-legacy:askable": Requirement(
+        "a client is asked what its revision and capabilities have, and told of what it cannot be", "mcp 2.1, 2.3 (4)"
+    ),
+    "for-legacy:answers": Requirement(
+        "an answer reaches the call that waits for it, from the client that was asked alone", "mcp 2.1"
+    ),
+    "for-legacy:rounds": Requirement("rounds, pauses between them and the wait for answers are bounded", "mcp 1.7"),
+    "for-legacy:ended": Requirement(
+        "a call that ends while its client is asked is not gone on with, and what is still asked is taken back",
+        "mcp 2.3 (4)",
+    ),
+    "for-legacy:listens": Requirement(
+        "one listen for each session, told on its stream, replaced without a gap or a double", "mcp 1.6, 2.3 (4)"
+    ),
+    "for-legacy:subscribe": Requirement("a subscription is what the server has acknowledged", "mcp 1.6, 2.3 (4)"),
+    "for-legacy:clients": Requirement(
+        "the SDK's client and a bare one use all of a modern server, through several workers", "issue 3: 1"
+    ),
+    "for-legacy:relisten": Requirement("a listen that the server ends is opened again, a few times", "mcp 1.6"),
     "stdio:process": Requirement(
         "a server process has the operator's exact arguments and environment", "security 1.2 #29"
     ),
@@ -302,7 +460,75 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "stdio:cancellation": Requirement("cancelling is a notification", "mcp 1.9"),
     "stdio:limits": Requirement("a line without end does not fill the memory", "security 1.2 #29"),
     "stdio:ending": Requirement("the whole process group ends with the gateway", "security 1.2 #29"),
+    "stdio:exclusive": Requirement(
+        "a process that is not shared serves one principal, or one session, and is told of its client", "issue 3: 4"
+    ),
+    "stdio:server-requests": Requirement(
+        "what a process asks reaches its own client alone, and so does the answer", "issue 3: 1"
+    ),
+    "stdio:listening": Requirement(
+        "log messages, updates and changed lists of an own process reach its client", "issue 3: 2"
+    ),
+    "stdio:held": Requirement("a modern client is asked by its answer, and a retry goes on with the call", "mcp 2.3"),
+    "stdio:input-required": Requirement("requests for input pass through, with their state", "mcp 1.7"),
+    "stdio:bounded": Requirement("processes are bounded in number and ended when idle", "issue 3: 4"),
+    "stdio:resources": Requirement("a process has the resource limits of its entry", "security 1.2 #29"),
+    "sse:session": Requirement("one stream is one session, of one client with one server", "issue 3: 4"),
+    "sse:endpoint": Requirement("messages go to the origin of the stream and nowhere else", "2024-11-05 transports"),
+    "sse:gate": Requirement("the gate stands at the GET and at every POST", "architecture: the gate"),
+    "sse:foreign-answers": Requirement("an answer never reaches another call", "security 1.2 #19"),
+    "sse:calls": Requirement("what comes on the stream belongs to its call, whatever its POST says", "issue 3: 4"),
+    "sse:lost": Requirement("what ran in a lost session has failed, and is never sent again", "issue 3: 4"),
+    "sse:server-requests": Requirement("a server asks and tells its own client", "issue 3: 1"),
+    "sse:listening": Requirement("modern clients listen, and have log messages of their level", "mcp 2.3"),
+    "sse:translation": Requirement("modern clients use servers over HTTP+SSE", "mcp 2.3"),
+    "sse:held": Requirement("a modern client is asked by its answer, and a retry goes on with the call", "mcp 2.3"),
+    "sse:bounded": Requirement("sessions and calls are bounded, idle sessions end", "architecture: bounded"),
+    "sse:ending": Requirement("sessions end with their client, a kill, and the gateway", "issue 3: 4"),
+    "sse:registering": Requirement("a URL is found to be HTTP+SSE when it takes no POST", "2025-11-25 transports"),
     "stdio:log": Requirement("what a server writes to stderr is one harmless line of log each", "security 1.2 #24"),
+    # REST APIs
+    "openapi:file": Requirement(
+        "a document is read so that no two readers differ on it, and never without end", "security: bombs"
+    ),
+    "openapi:references": Requirement(
+        "no reference leads out of the document, and nothing is ever fetched", "security 1.2 #10"
+    ),
+    "openapi:problems": Requirement(
+        "every problem has its place in the document and a fix, and costs its own operation alone", "issue 3: 4"
+    ),
+    "openapi:selection": Requirement("the operator's globs say which operations are tools", "issue 3: 4"),
+    "openapi:base-url": Requirement("calls go to one base URL, which nobody has to guess", "issue 3: 4"),
+    "openapi:names": Requirement("tools and arguments have names that every client takes, without clash", "mcp 1.4"),
+    "openapi:schemas": Requirement(
+        "schemas of 3.0 and 3.1 become JSON Schema 2020-12 with the same meaning", "OpenAPI 3.1.1 4.8.24"
+    ),
+    "openapi:bounded": Requirement(
+        "depth, number and cost of schemas are bounded, recursive ones too", "mcp 1.1, security 1.2 #23"
+    ),
+    "openapi:definitions": Requirement("a tool says what its operation takes, answers and does", "issue 3: 4"),
+    "openapi:styles": Requirement("parameters are written as the specification's table has it", "OpenAPI 3.1.1 4.8.12"),
+    "openapi:path": Requirement("no path parameter leads out of its segment", "CVE-2026-32871"),
+    "openapi:headers": Requirement(
+        "no argument becomes a header that frames, routes or speaks for somebody", "security 1.2 #7"
+    ),
+    "openapi:bodies": Requirement("bodies are sent in the media type that the document offers", "issue 3: 4"),
+    "openapi:validation": Requirement(
+        "arguments are checked before anything is sent, and a refusal names the property, not the value", "issue 3: 4"
+    ),
+    "openapi:judged": Requirement("the judged bytes decide what is sent", "architecture: judged is sent"),
+    "openapi:credentials": Requirement(
+        "the operator's headers go with every call, the caller's with none, and nobody is shown them", "security 1.2 #7"
+    ),
+    "openapi:answers": Requirement("an answer becomes content of its kind, a failure a result", "mcp 1.4"),
+    "openapi:eras": Requirement("clients of both generations are answered in theirs", "issue 3: 1"),
+    "openapi:gate": Requirement("the gate stands at the write of the request", "architecture: the gate"),
+    "openapi:pinned": Requirement(
+        "a call goes out only as the operation that was approved", "issue 2: 6, security 1.2 #2"
+    ),
+    "openapi:governed": Requirement(
+        "a real API is listed, called, denied, killed, recorded and quarantined like any server", "issue 3: 4"
+    ),
     # Administration and commands
     "admin:authenticated": Requirement(
         "every operation without a credential is a recorded 401", "contract: scopes and roles"
@@ -374,6 +600,55 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     ),
     "router:once": Requirement("a permit sends once", "architecture: permit"),
     "own:tools": Requirement("a list of tools is the pins that its caller may see, never cached by others", "mcp 1.5"),
+    # Several servers behind one endpoint
+    "several:uris": Requirement(
+        "a resource's URI over several servers leads back to one server and its own URI, for templates too",
+        "issue 3: 3",
+    ),
+    "several:prompt-names": Requirement(
+        "a prompt's name over several servers leads back to one server and its own name", "issue 3: 3"
+    ),
+    "several:shown": Requirement(
+        "every place where a URI reaches a client of several servers has the one that the client can use",
+        "issue 3: 2, 3",
+    ),
+    "several:named": Requirement(
+        "what is judged and sent bears the server's own names, whatever the client called it",
+        "architecture: judged is sent",
+    ),
+    "merged:whole": Requirement("a list over several servers has what each has, in a fixed order", "issue 3: 3"),
+    "merged:children": Requirement(
+        "each server is asked by an action of its own, for the caller, recorded with its parent", "architecture: permit"
+    ),
+    "merged:visible": Requirement("a merged list has only what its caller may see", "architecture: visibility first"),
+    "merged:capable": Requirement("only servers that have such a list are asked for it", "mcp 1.1"),
+    "merged:unavailable": Requirement(
+        "a server that does not answer in time costs its own items, and the list says so", "issue 3: 3"
+    ),
+    "merged:killed": Requirement("a kill ends its part of a list that is being made", "architecture: kill"),
+    "merged:bounded": Requirement("a merged list asks a few servers at once", "issue 3: 5"),
+    "merged:pages": Requirement("a long list comes in pages that together are whole", "issue 3: 3"),
+    "merged:cursors": Requirement("a cursor is for one caller and one list", "mcp 1.4"),
+    "several:children": Requirement(
+        "a child action is judged, recorded and cut by itself, and ends with its parent", "architecture: permit"
+    ),
+    "several:capabilities": Requirement(
+        "a handshake announces what any visible server can do, and waits for none", "issue 3: 2"
+    ),
+    "several:level": Requirement(
+        "a log level reaches the servers that a session is open with, and later ones when they are", "issue 3: 2"
+    ),
+    "several:streams": Requirement(
+        "streams over several servers tell of changed lists of all that are visible, and of no others", "issue 3: 2"
+    ),
+    "several:watch": Requirement(
+        "one stream of the gateway's own to each server serves all streams of clients", "issue 3: 2"
+    ),
+    "several:subscriptions": Requirement(
+        "updates of a resource reach those who subscribed to it, under the URI that they used", "issue 3: 2"
+    ),
+    "several:trace": Requirement("trace context reaches servers untouched", "mcp 8: trace context"),
+    "several:sdk": Requirement("the SDK's client of either generation works over several servers", "issue 3: 3"),
     "own:handshake": Requirement("over all servers the gateway shakes hands itself", "contract: HTTP"),
     "own:streams": Requirement(
         "open streams are told when the tools that their caller sees change, and relay their server", "mcp 1.6"
@@ -522,6 +797,9 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "spec:through-the-gateway": Requirement(
         "the conformance suite gives through the gateway what it gives directly", "issue 2: how we will know"
     ),
+    "spec:across-eras": Requirement(
+        "a client of one era finds in a server of the other all that the protocol makes possible", "issue 3: 1"
+    ),
     "sdk:tools": Requirement(
         "the SDK's client lists and calls, both generations, both endpoints", "issue 2: how we will know"
     ),
@@ -591,6 +869,17 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "bad-input:stranger": Requirement("a stranger learns nothing but 401", "contract: refused calls"),
     "bad-upstream:own-call": Requirement("a bad upstream costs its own call only", "security R2"),
     "bad-upstream:registration": Requirement("what is not an MCP server cannot be registered", "issue 2: bad input"),
+    "clients:unchanged": Requirement(
+        "clients that others made list, call, read, fill in and are asked, unchanged", "issue 3: how we will know"
+    ),
+    "clients:inspector": Requirement("the Inspector's commands work", "issue 3: how we will know"),
+    "servers:real": Requirement(
+        "servers that others made are used by clients of both eras", "issue 3: how we will know"
+    ),
+    "servers:asking": Requirement("a handshake-era server's own requests reach clients of both eras", "mcp 2.3"),
+    "ids:never-cross": Requirement(
+        "2 principals x 5,000 calls with one id over each combination of eras: no answer crosses", "issue 3: 6"
+    ),
     "npm:http": Requirement("npm's server works over streamable HTTP", "issue 2: how we will know"),
     "npm:stdio": Requirement("npm's servers work over stdio", "issue 2: how we will know"),
     "openai:chat": Requirement("the openai SDK chats", "issue 2: how we will know"),

@@ -18,7 +18,7 @@ BROAD_EXCEPT_ALLOWED = (
     "policies/local.py",
     "mcpgw/cli/",
     "mcpgw/supervisor.py",
-    "mcpgw/upstream/own.py",
+    "mcpgw/upstream/notices.py",
 )
 NESTED_IMPORTS_ALLOWED = ("mcpgw/wiring/",)
 

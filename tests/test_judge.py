@@ -37,11 +37,18 @@ from mcpgw.errors import (
     UnknownName,
     UnknownSession,
 )
-from mcpgw.judge import judge, visible_name, visible_tools
+from mcpgw.judge import judge
 from mcpgw.ports import Question, World
+from mcpgw.visible import visible_name, visible_tools
 from tests.parts import Rules, action, agent, decision, published, switch, world_of
 
 MCP_VERBS = [verb for verb, rule in VERBS.items() if rule.scope == "mcp:use"]
+
+
+async def listed_tools(world: World, who: Principal, what: Action) -> list[tuple[str, str]]:
+    """Return what a caller sees listed: (server, own name of the tool)."""
+    listing = await visible_tools(world, who, what)
+    return [(offer.version.server, offer.tool.name) for offer in listing.offers]
 
 
 async def refusal(world: World, who: Principal, what: Action, **how: bool) -> GatewayError:
@@ -348,7 +355,7 @@ async def test_what_is_not_listed_is_not_callable_and_what_is_listed_is_not_unkn
         policy=Rules(answer),
         switches=[switch(Scope.TOOL, f"{slug}/{tool}") for slug, tool in sorted(killed)],
     )
-    seen = {(v.server, t.name) for v, t in await visible_tools(world, agent(), action(Verb.TOOLS_LIST, server, None))}
+    seen = set(await listed_tools(world, agent(), action(Verb.TOOLS_LIST, server, None)))
     for slug, tool in NAMES:
         if server not in (None, slug):
             continue
@@ -368,7 +375,9 @@ async def test_what_is_not_listed_is_not_callable_and_what_is_listed_is_not_unkn
 async def test_a_list_over_all_servers_goes_by_slug_and_keeps_the_order_of_the_pins() -> None:
     world = world_of(published("notes", ["z", "a"]), published("files", ["m"]))
     judged = await judge(world, agent(), action(Verb.TOOLS_LIST, None, None))
-    assert [(v.server, t.name) for v, t in judged.visible] == [("files", "m"), ("notes", "z"), ("notes", "a")]
+    assert judged.visible is not None
+    listed = [(offer.version.server, offer.tool.name) for offer in judged.visible.offers]
+    assert listed == [("files", "m"), ("notes", "z"), ("notes", "a")]
 
 
 @pytest.mark.requirement("judge:list-is-callable")
@@ -404,9 +413,9 @@ async def test_callers_that_differ_in_anything_a_policy_sees_share_no_list(field
     policy = Rules(lambda q: Effect.ALLOW if getattr(q.principal, field) == DIFFERENT[field] else Effect.DENY)
     world = world_of(policy=policy)
     listing = action(Verb.TOOLS_LIST, None, None)
-    assert not await visible_tools(world, agent(), listing)
-    assert len(await visible_tools(world, other, listing)) == 2
-    assert not await visible_tools(world, agent(), listing)
+    assert not await listed_tools(world, agent(), listing)
+    assert len(await listed_tools(world, other, listing)) == 2
+    assert not await listed_tools(world, agent(), listing)
     await judge(world, other, action(Verb.PING))
     assert isinstance(await refusal(world, agent(), action(Verb.PING)), UnknownName)
 
@@ -416,8 +425,8 @@ async def test_callers_whose_names_only_read_alike_when_joined_share_no_list() -
     one, other = agent("a|b", client_id="c"), agent("a", client_id="b|c")
     world = world_of(policy=Rules(lambda q: Effect.ALLOW if q.principal.subject == "a" else Effect.DENY))
     listing = action(Verb.TOOLS_LIST, None, None)
-    assert len(await visible_tools(world, other, listing)) == 2
-    assert not await visible_tools(world, one, listing)
+    assert len(await listed_tools(world, other, listing)) == 2
+    assert not await listed_tools(world, one, listing)
 
 
 @pytest.mark.requirement("judge:memo-per-caller")
@@ -429,14 +438,17 @@ async def test_a_list_is_remembered_for_its_caller_as_long_as_the_world_lasts() 
     asked = len(policy.asked)
     assert await visible_tools(world, agent(), listing) is first
     assert len(policy.asked) == asked
-    assert await visible_tools(world_of(policy=Rules(lambda q: Effect.DENY), epoch=2), agent(), listing) == ()
+    assert await listed_tools(world_of(policy=Rules(lambda q: Effect.DENY), epoch=2), agent(), listing) == []
 
 
 @pytest.mark.requirement("judge:memo-per-caller")
 async def test_one_server_and_all_servers_and_a_pinned_version_are_different_lists() -> None:
     world = world_of(published("files", ["m"]), published(version="2.0.0", tools=["new"]), published(tools=["old"]))
     lists = [
-        [t.name for _, t in await visible_tools(world, agent(), action(Verb.TOOLS_LIST, server, None, version=version))]
+        [
+            tool
+            for _, tool in await listed_tools(world, agent(), action(Verb.TOOLS_LIST, server, None, version=version))
+        ]
         for server, version in ((None, None), ("notes", None), ("notes", "1.0.0"), ("files", None))
     ]
     assert lists == [["m", "new"], ["new"], ["old"], ["m"]]

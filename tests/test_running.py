@@ -8,7 +8,7 @@ import contextlib
 import pytest
 
 from mcpgw.domain import Mode, Scope, Switches
-from mcpgw.errors import Cancelled, ClientGone, GatewayError, Killed, Unauthenticated, WorldMoved
+from mcpgw.errors import Cancelled, ClientGone, GatewayError, Killed, Unauthenticated, Unavailable, WorldMoved
 from mcpgw.running import Board, Call, Cut
 from tests.parts import SetClock, action, agent, published, switch
 
@@ -98,6 +98,16 @@ async def test_passing_the_gate_of_the_transport_means_that_the_call_was_sent(ma
         assert not call.sent
         call.sending()
         assert call.sent
+
+
+@pytest.mark.requirement("gate:stale")
+async def test_a_call_whose_arguments_would_be_others_now_is_answered_but_sends_nothing_more(machine: Machine) -> None:
+    with machine.enter() as call:
+        call.sending()
+        call.stale = True
+        call.gate()
+        with pytest.raises(Unavailable, match="other arguments"):
+            call.sending()
 
 
 @pytest.mark.requirement("gate:sent")

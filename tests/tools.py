@@ -1,7 +1,7 @@
-"""What tests use besides Python packages: npm's, in the versions that the tests were written against.
+"""What tests use besides the packages of their own environment, in the versions that they were written against.
 
-`python -m tests.tools` installs them with npm's ordinary client into one directory: MCPGW_TEST_TOOLS, by default
-~/.cache/mcpgw-tests. Tests only look for them there; one that misses a part skips by name and says this command.
+`python -m tests.tools` installs it into one directory, with the ordinary clients of npm and PyPI: MCPGW_TEST_TOOLS, by
+default ~/.cache/mcpgw-tests. Tests only look there; one that misses a part skips by name and says this command.
 """
 
 from __future__ import annotations
@@ -11,17 +11,37 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TOOLS = Path(os.environ.get("MCPGW_TEST_TOOLS", "~/.cache/mcpgw-tests")).expanduser()
 HOW = "python -m tests.tools"
-NPM = {
-    # The suite imports `fs.globSync`, which came with Node 22.
+Versions = Mapping[str, str]
+NPM: Mapping[str, Versions] = {
+    # The suites import `fs.globSync`, which came with Node 22.
     "node": {"node": "22.23.3", "@modelcontextprotocol/conformance": "0.2.0-alpha.12"},
+    "conformance-0.1": {"@modelcontextprotocol/conformance": "0.1.16"},
     "servers": {
         "@modelcontextprotocol/server-everything": "2026.8.31",
         "@modelcontextprotocol/server-filesystem": "2026.8.31",
+        "@modelcontextprotocol/server-memory": "2026.8.31",
     },
+    # Documents of real APIs: Swagger's pet store (Apache-2.0), the USPTO's data sets, STAPI and others; MIT as a whole.
+    "documents": {"@readme/oas-examples": "8.2.2"},
+    "clients": {
+        "@modelcontextprotocol/sdk": "1.32.2",
+        "@modelcontextprotocol/client": "2.4.0",
+        "@modelcontextprotocol/inspector": "2.12.0",
+        "mcp-remote": "0.15.1",
+    },
+    # The last SDKs of the revisions that they are named after.
+    "clients-2025-06-18": {"@modelcontextprotocol/sdk": "1.17.5"},
+    "clients-2025-03-26": {"@modelcontextprotocol/sdk": "1.12.3"},
+}
+PYTHON: Mapping[str, Versions] = {
+    "sdk-1": {"mcp": "1.30.0"},  # the last of the handshake era: it cannot be beside the SDK that we use
+    "fastmcp": {"fastmcp": "4.1.0"},
 }
 
 
@@ -55,6 +75,26 @@ def npm_program(group: str, name: str) -> Path:
     return program
 
 
+def node() -> Path:
+    """Return Node 22. Raises Missing."""
+    return npm_program("node", "node")
+
+
+def python_dir(group: str) -> Path:
+    """Return where an environment is, or would be."""
+    return TOOLS / "python" / group
+
+
+def python(group: str) -> Path:
+    """Return the interpreter of an installed environment. Raises Missing."""
+    environment = python_dir(group)
+    for name, version in PYTHON[group].items():
+        # Written after the package itself and everything it depends on.
+        if not list(environment.glob(f"lib/python*/site-packages/{name}-{version}.dist-info/RECORD")):
+            raise Missing(f"an environment with {name} {version} is missing: {HOW}")
+    return environment / "bin" / "python"
+
+
 def install_npm(group: str) -> Path:
     """Install a group of npm packages unless it is there; return its directory."""
     directory = npm_dir(group)
@@ -74,6 +114,30 @@ def install_npm(group: str) -> Path:
     return directory
 
 
+def install_python(group: str) -> Path:
+    """Make an environment with its packages unless it is there; return its directory."""
+    directory = python_dir(group)
+    try:
+        python(group)
+    except Missing:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(directory)], check=True)
+        packages = [f"{name}=={version}" for name, version in PYTHON[group].items()]
+        subprocess.run([directory / "bin" / "python", "-m", "pip", "install", "--quiet", *packages], check=True)
+    return directory
+
+
+GROUPS: Mapping[str, Callable[[str], Path]] = {
+    **dict.fromkeys(NPM, install_npm),
+    **dict.fromkeys(PYTHON, install_python),
+}
+
+
+def main() -> None:
+    named = sys.argv[1:] or list(GROUPS)
+    with ThreadPoolExecutor() as threads:
+        for directory in threads.map(lambda group: GROUPS[group](group), named):
+            print(directory)
+
+
 if __name__ == "__main__":
-    for named in sys.argv[1:] or NPM:
-        print(install_npm(named))
+    main()

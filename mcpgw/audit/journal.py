@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -15,11 +16,12 @@ from mcpgw.audit import lines
 from mcpgw.audit.fields import ChosenFields
 from mcpgw.audit.group import GroupCommit
 from mcpgw.audit.keys import Digester
-from mcpgw.audit.record import OWED_LINE, Line
+from mcpgw.audit.record import OWED_LINE, Draft, Line, Particulars
 from mcpgw.audit.segments import Slot
 from mcpgw.config import AuditSection
 from mcpgw.domain import VERBS, Action, Arguments, Judged, Part, PartKind, Permit, Phase, Principal, Receipt
 from mcpgw.errors import GatewayError, Internal, Unavailable, Unrecorded, UpstreamUnreachable
+from mcpgw.obligations import redacted_pointers
 from mcpgw.ports import Clock, Gate, Hold, World
 
 log = logging.getLogger("mcpgw.audit")
@@ -33,6 +35,7 @@ class SlotJournal:
         self.digester = digester
         self.fields = ChosenFields(settings.fields)
         self.clock = clock
+        self.standings = lines.Standings()
         self.group = GroupCommit(slot.flush, slot.fail) if settings.durability == "disk" else None
         self._refusals_per_s = settings.refusals_per_s
         self._second = -1  # of the monotonic clock
@@ -40,6 +43,7 @@ class SlotJournal:
         self._shed = 0  # refusals that were counted instead of written
         self._shed_second = -1  # in which one was, or writing their number failed
         self._epoch = 0
+        self._suspended: dict[str, SlotEntry] = {}  # by action id
 
     @property
     def log(self) -> str:
@@ -55,6 +59,15 @@ class SlotJournal:
         if self._shed:
             self.flush()
         return SlotEntry(self, action, world)
+
+    def released(self, permit: Permit, reason: BaseException | None, retry: str | None) -> None:
+        entry = self._suspended.pop(permit.judged.action.id, None)
+        if entry is not None:
+            entry.released(permit, reason, retry)
+
+    def suspended(self, action_id: str, entry: SlotEntry) -> None:
+        """Keep the entry of a call that waits for its caller, and the room for its end, until `released`."""
+        self._suspended[action_id] = entry
 
     def check(self) -> None:
         """Raise Unavailable unless an intent could be written now."""
@@ -126,7 +139,9 @@ class SlotEntry:
         "_opened",
         "_outcome",
         "_permit",
+        "_standing",
         "_started",
+        "_suspended",
         "_who",
         "_world",
     )
@@ -137,9 +152,11 @@ class SlotEntry:
         self._world = world
         self._who: Principal | None = None
         self._permit: Permit | None = None
+        self._standing: lines.Standing | None = None
         self._attempts = 0
         self._opened = False
         self._outcome = False
+        self._suspended: Receipt | None = None
         self._events = 0
         self._bytes = 0
         self._started = journal.clock.monotonic()
@@ -150,6 +167,10 @@ class SlotEntry:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
+        if self._suspended is not None:
+            if isinstance(error, GatewayError):
+                error.receipt = self._suspended
+            return
         try:
             receipt = self._refuse(error) if self._permit is None else self._end(self._permit, error)
             if isinstance(error, GatewayError):
@@ -165,10 +186,8 @@ class SlotEntry:
 
     async def intend(self, judged: Judged, hold: Hold, gate: Gate) -> Permit:
         journal = self._journal
-        line = lines.intent(self._action, judged, self._attempts + 1)
+        line = self._intent(judged)
         line.time = journal.clock.time()
-        line.arguments_digest = self._digest(judged.arguments)
-        line.fields = journal.fields.of(judged.arguments.raw)
         journal.slot.admit(self._action.id)
         gate()
         try:
@@ -184,6 +203,30 @@ class SlotEntry:
             ) from error
         return permit
 
+    def _intent(self, judged: Judged) -> Line | Draft:
+        journal, action = self._journal, self._action
+        digest, fields = self._digest(judged.arguments), journal.fields.of(judged.arguments.raw)
+        if self._attempts or action.parent is not None or redacted_pointers(judged.decision):
+            line = lines.intent(action, judged, self._attempts + 1)
+            line.arguments_digest, line.fields = digest, fields
+            return line
+        self._standing = held = journal.standings.of(judged)
+        return Draft(
+            Phase.INTENT,
+            action.id,
+            judged.epoch,
+            held.intent,
+            Particulars(
+                arguments_digest=digest,
+                fields=fields,
+                session=action.session,
+                trace=action.trace,
+                source_ip=action.source_ip,
+                facts=held.facts,
+            ),
+            partial(lines.intent, action, judged, 1),
+        )
+
     async def answered(self, part: Part) -> Part:
         permit = self._permit
         if permit is None:
@@ -197,8 +240,13 @@ class SlotEntry:
                 self._opened = True
                 self._owed(permit, Phase.OPENED, None, part.facts)
                 return part
-            receipt = self._owed(permit, Phase.OUTCOME, lines.outcome_of(part), {"bytes": self._bytes, **part.facts})
-            self._outcome = True
+            facts = {"bytes": self._bytes, **part.facts}
+            if part.held is None:
+                receipt = self._owed(permit, Phase.OUTCOME, lines.outcome_of(part), facts)
+                self._outcome = True
+            else:
+                receipt = self._suspended = self._owed(permit, Phase.SUSPENDED, "input_required", facts)
+                self._journal.suspended(self._action.id, self)
             if self._journal.group is not None:
                 await self._journal.group.wait()
         except OSError as error:
@@ -206,13 +254,35 @@ class SlotEntry:
                 "the call was carried out, but its outcome could not be recorded, so the answer is withheld",
                 fix="look at what it did before doing it again",
             ) from error
-        return Part(part.kind, part.body, part.status, part.error_code, part.failed, part.facts, receipt)
+        return Part(
+            part.kind,
+            part.body,
+            part.status,
+            part.error_code,
+            part.failed,
+            part.facts,
+            receipt,
+            part.bare,
+            part.held,
+        )
+
+    def released(self, permit: Permit, reason: BaseException | None, retry: str | None) -> None:
+        """Write how the suspension of this call ended."""
+        facts = {"retry": retry} if retry is not None else lines.cut_by(reason)
+        try:
+            self._owed(permit, Phase.CLOSED, lines.code_of(reason) or "adopted", facts)
+        except OSError as error:
+            log.error("the end of action %s could not be recorded: %s", self._action.id, error)
+        finally:
+            self._journal.slot.settle(self._action.id)
 
     def _refuse(self, error: BaseException | None) -> Receipt | None:
         line = lines.refusal(self._action, self._who, self._world, error)
         if self._who is not None:  # A stranger's megabytes are not worth digesting.
             line.arguments_digest = self._digest(self._action.arguments)
-        self._stamp(line)
+        clock = self._journal.clock
+        line.time = clock.time()
+        line.duration_ms = round((clock.monotonic() - self._started) * 1000, 3)
         return self._journal.refused(line, stranger=self._who is None)
 
     def _end(self, permit: Permit, error: BaseException | None) -> Receipt | None:
@@ -234,14 +304,19 @@ class SlotEntry:
 
     def _owed(self, permit: Permit, phase: Phase, outcome: str | None, facts: Mapping[str, Any]) -> Receipt:
         """Write a record that the intent has kept room for. Raises OSError."""
-        line = lines.owed(permit, phase, outcome, facts)
-        self._stamp(line)
-        return self._journal.slot.append(line, OWED_LINE)
-
-    def _stamp(self, line: Line) -> None:
         clock = self._journal.clock
-        line.time = clock.time()
-        line.duration_ms = round((clock.monotonic() - self._started) * 1000, 3)
+        duration_ms = round((clock.monotonic() - self._started) * 1000, 3)
+        make = partial(lines.owed, permit, phase, outcome, facts)
+        owed: Line | Draft
+        if self._standing is None:
+            owed = line = make()
+            line.duration_ms = duration_ms
+        else:
+            action, facts = permit.judged.action, {"intent": permit.receipt.index, **facts}
+            given = Particulars(outcome=outcome, duration_ms=duration_ms, trace=action.trace, facts=facts)
+            owed = Draft(phase, action.id, permit.judged.epoch, self._standing.owed, given, make)
+        owed.time = clock.time()
+        return self._journal.slot.append(owed, OWED_LINE)
 
     def _digest(self, arguments: Arguments) -> str | None:
         return self._journal.digester.digest(arguments.raw) if VERBS[self._action.verb].acts else None

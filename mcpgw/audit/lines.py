@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from mcpgw.audit.record import Line
+import msgspec
+from msgspec import Raw
+
+from mcpgw.audit.record import Line, standing
 from mcpgw.domain import Action, Effect, Judged, Part, Permit, Phase, Principal, Tag
 from mcpgw.errors import GatewayError
 from mcpgw.obligations import redacted_pointers
 from mcpgw.ports import World
 
+_STANDINGS = 4096
 _DENIALS = frozenset({"denied", "killed", "quarantined"})
 
 
@@ -23,6 +28,8 @@ def intent(action: Action, judged: Judged, attempt: int) -> Line:
         facts["attempt"] = attempt
     if who.actors:
         facts["actors"] = who.actors
+    if action.toolset is not None:
+        facts["toolset"] = action.toolset
     if judged.tool is not None:
         facts["tool_sha256"] = judged.tool.sha256
     tags = [o.name for o in decision.obligations if isinstance(o, Tag)]
@@ -56,7 +63,13 @@ def intent(action: Action, judged: Judged, attempt: int) -> Line:
 
 def owed(permit: Permit, phase: Phase, outcome: str | None, facts: Mapping[str, Any]) -> Line:
     """What became of an intent."""
-    judged = permit.judged
+    line = _ending(permit.judged, phase, outcome)
+    line.trace = permit.judged.action.trace
+    line.facts = {"intent": permit.receipt.index, **facts}
+    return line
+
+
+def _ending(judged: Judged, phase: Phase, outcome: str | None) -> Line:
     action, version = judged.action, judged.version
     return Line(
         time=0.0,
@@ -71,8 +84,48 @@ def owed(permit: Permit, phase: Phase, outcome: str | None, facts: Mapping[str, 
         principal=judged.principal.selector,
         effect=judged.decision.effect,
         outcome=outcome,
-        trace=action.trace,
-        facts={"intent": permit.receipt.index, **facts},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the records of one caller's calls of one thing have in common, as `record.standing` writes it."""
+
+    intent: bytes
+    owed: bytes
+    facts: Raw | None
+    of: tuple[object, ...]
+
+
+class Standings:
+    """Kept by the identity of what they were made from; those objects are kept too, so that it cannot pass on."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[object, ...], Standing] = {}
+
+    def of(self, judged: Judged) -> Standing:
+        """Return what stands in the records of a call that was judged once, has no parent and nothing redacted."""
+        action, who, decision = judged.action, judged.principal, judged.decision
+        target = action.server, action.version, action.name, action.toolset
+        key = (id(who), id(judged.version), id(decision), action.verb, *target)
+        held = self._held.get(key)
+        if held is None:
+            if len(self._held) >= _STANDINGS:
+                self._held.clear()
+            held = self._held[key] = _standing(judged)
+        return held
+
+
+def _standing(judged: Judged) -> Standing:
+    action = replace(judged.action, id="", session=None, trace=None, source_ip=None)
+    blank = replace(judged, action=action, epoch=0)
+    line = intent(action, blank, 1)
+    facts, line.facts = line.facts, None
+    return Standing(
+        intent=standing(line),
+        owed=standing(_ending(blank, Phase.OUTCOME, None)),
+        facts=Raw(msgspec.json.encode(facts)) if facts else None,
+        of=(judged.principal, judged.version, judged.decision),
     )
 
 
@@ -83,6 +136,8 @@ def refusal(action: Action, who: Principal | None, world: World, error: BaseExce
     facts = {name: data[name] for name in ("decision_id", "switch") if name in data}
     if isinstance(error, GatewayError):
         facts["message"] = error.message
+    if action.toolset is not None:
+        facts["toolset"] = action.toolset
     line = Line(
         time=0.0,
         phase=Phase.REFUSED,

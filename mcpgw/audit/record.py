@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -55,6 +55,77 @@ class Line(msgspec.Struct, omit_defaults=True, kw_only=True):
     facts: Mapping[str, Any] | None = None
 
 
+class Particulars(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The fields of a Line from `outcome` on, which differ from one call to the next."""
+
+    outcome: str | None = None
+    arguments_digest: str | None = None
+    fields: Mapping[str, Any] | None = None
+    redacted: tuple[str, ...] | None = None
+    duration_ms: float | None = None
+    session: str | None = None
+    trace: str | None = None
+    source_ip: str | None = None
+    facts: Any = None
+
+
+class Draft:
+    """A Line of which the fields from `route` to `policy_sha256` are written already: `standing`, raw.
+
+    `line` makes the Line that it stands for, less its place and what the journal measures, for when it does not fit.
+    """
+
+    __slots__ = ("action_id", "epoch", "index", "line", "log", "particulars", "phase", "previous", "standing", "time")
+
+    def __init__(
+        self,
+        phase: Phase,
+        action_id: str,
+        epoch: int,
+        standing: bytes,
+        particulars: Particulars,
+        line: Callable[[], Line],
+    ) -> None:
+        self.phase = phase
+        self.action_id = action_id
+        self.epoch = epoch
+        self.standing = standing
+        self.particulars = particulars
+        self.line = line
+        self.time = 0.0
+        self.log = self.previous = ""
+        self.index = -1
+
+    def written(self) -> bytes:
+        """Return the very bytes that the Line would be written in."""
+        particulars = _ENCODER.encode(self.particulars)[1:]
+        text = b'{"time":%b,"phase":"%b","log":"%b","index":%d,"previous":"%b","action_id":"%b","epoch":%d%b%b%b' % (
+            repr(self.time).encode(),
+            self.phase.encode(),
+            self.log.encode(),
+            self.index,
+            self.previous.encode(),
+            self.action_id.encode(),
+            self.epoch,
+            self.standing,
+            b"," if len(particulars) > 1 else b"",
+            particulars,
+        )
+        return _seen(text)
+
+    def whole(self) -> Line:
+        """Return the Line."""
+        line, given = self.line(), self.particulars
+        line.time, line.log, line.index, line.previous = self.time, self.log, self.index, self.previous
+        line.arguments_digest, line.fields, line.duration_ms = given.arguments_digest, given.fields, given.duration_ms
+        return line
+
+
+def standing(line: Line) -> bytes:
+    """Return what a Line without place and particulars has between its epoch, which is 0, and its end."""
+    return _written(line).partition(b'"epoch":0')[2][:-1]
+
+
 def _known(value: Any) -> Any:
     """Return what JSON can hold in place of a value that it cannot: of an object the name of its type."""
     return dict(value) if isinstance(value, Mapping) else type(value).__name__
@@ -67,13 +138,15 @@ _DECODER = msgspec.json.Decoder(Line)
 _UNSEEN = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
 
 
-def encode(line: Line, limit: int = MAX_LINE) -> bytes:
+def encode(line: Line | Draft, limit: int = MAX_LINE) -> bytes:
     """Return the line without its line feed: at most `limit` bytes, as it is when within OWED_LINE."""
     try:
-        text = _written(line)
+        text = line.written() if isinstance(line, Draft) else _written(line)
+        if len(text) <= OWED_LINE:
+            return text
     except (UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError):
-        return _cut(line, limit)  # a lone surrogate, a number or a nesting that JSON cannot hold
-    return text if len(text) <= OWED_LINE else _cut(line, limit)
+        pass  # a lone surrogate, a number or a nesting that JSON cannot hold
+    return _cut(line.whole() if isinstance(line, Draft) else line, limit)
 
 
 def decode(text: bytes) -> Line:
@@ -82,11 +155,16 @@ def decode(text: bytes) -> Line:
 
 
 def leaf_of(text: bytes) -> bytes:
+    """Return the hash of a record's stored bytes."""
     return hashlib.sha256(b"\0" + text).digest()  # RFC 6962 §2.1
 
 
 def _written(line: Line) -> bytes:
-    text = _ENCODER.encode(line)
+    return _seen(_ENCODER.encode(line))
+
+
+def _seen(text: bytes) -> bytes:
+    """Return JSON in which nothing can do to a reader's screen what it cannot see."""
     if not text.isascii() or b"\x7f" in text:
         # Bytes like these stand only inside strings, where an escape means the same.
         text = _UNSEEN.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), text)

@@ -17,13 +17,17 @@ Watch = Callable[[Head, bytes], str | None]
 
 
 class Calls(msgspec.Struct):
-    """Intents and what became of them. `unknown_effect`: the writer died before their outcome; `open`: no word yet."""
+    """Intents and what became of them. `unknown_effect`: the writer died before their outcome; `open`: no word yet.
+
+    `suspensions` are answers that asked something of the caller: the call went on as that of its retry, or ended.
+    """
 
     intents: int = 0
     outcomes: int = 0
     refusals: int = 0
     unknown_effect: list[str] = []
     open: list[str] = []
+    suspensions: int = 0
 
 
 class LogScan:
@@ -124,6 +128,10 @@ class LogScan:
                 del self._owing[head.action_id]
             else:
                 self.findings.append(Finding(self.log, head.index, "is an outcome without an intent"))
+        elif head.phase is Phase.SUSPENDED:
+            calls.suspensions += 1
+        elif head.phase is Phase.CLOSED:
+            self._owing.pop(head.action_id, None)  # a suspended call has no outcome of its own
         elif head.phase is Phase.REFUSED:
             calls.refusals += 1
         elif head.phase is Phase.RECOVERED:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mcpgw.audit.logs import Chain, Tail, logs_of, segment_path, segments
-from mcpgw.audit.record import FIRST, MAX_LINE, OWED_LINE, Line, encode, leaf_of
+from mcpgw.audit.record import FIRST, MAX_LINE, OWED_LINE, Draft, Line, encode, leaf_of
 from mcpgw.config import AuditSection
 from mcpgw.domain import Phase, Receipt
 from mcpgw.errors import Unavailable
@@ -69,6 +70,7 @@ class Slot:
         self._owing: dict[str, None] = {}  # action ids
         self._sidecar: Path | None = None
         self._fd = -1
+        self._map: mmap.mmap
         self._offset = 0
         self._capacity = 0
         self._retired: list[int] = []
@@ -124,13 +126,9 @@ class Slot:
     def check(self) -> None:
         """Try to write where the next record will stand. Raises Unavailable."""
         self.make_room(calls=1)
-        try:
-            if os.pwrite(self._fd, bytes(MAX_LINE), self._offset) != MAX_LINE:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise _no_room(self.log, error) from error
+        self._map[self._offset : self._offset + MAX_LINE] = bytes(MAX_LINE)
 
-    def append(self, line: Line, limit: int = MAX_LINE) -> Receipt:
+    def append(self, line: Line | Draft, limit: int = MAX_LINE) -> Receipt:
         """Hand one record to the operating system and return where it stands. Raises OSError: then nothing is there."""
         index = self.size
         line.log, line.index, line.previous = self.log, index, self.leaf
@@ -138,11 +136,12 @@ class Slot:
         size = len(text) + 1
         if self._offset + size > self._capacity:
             self._begin(ROOM * len(self._owing))
-        written = os.pwrite(self._fd, text + b"\n", self._offset)
-        if written != size:
-            os.pwrite(self._fd, bytes(written), self._offset)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._offset += size
+        if self._closed:
+            raise OSError(errno.EBADF, "the log is closed")
+        end = self._offset + size
+        # The file is mapped: this is the page cache of the operating system, which outlives the process.
+        self._map[self._offset : end] = text + b"\n"
+        self._offset = end
         self.leaf = leaf_of(text).hex()
         self.size = index + 1
         return Receipt(self.log, index, self.leaf)
@@ -186,6 +185,7 @@ class Slot:
         fd = os.open(making, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             os.posix_fallocate(fd, 0, room)
+            mapped = mmap.mmap(fd, room)
             sidecar.write_text("\n".join(self._owing))
             os.rename(making, path)
         except OSError:
@@ -199,9 +199,10 @@ class Slot:
         if self._sidecar is not None and self._sidecar != sidecar:
             self._sidecar.unlink(missing_ok=True)
         self._sidecar = sidecar
-        self._fd, self._offset, self._capacity = fd, 0, room
+        self._fd, self._map, self._offset, self._capacity = fd, mapped, 0, room
 
     def _retire(self) -> None:
+        self._map.close()
         os.ftruncate(self._fd, self._offset)
         self._retired.append(self._fd)
 
@@ -251,7 +252,7 @@ def _read(found: Found, chain: Chain, lines: Iterable[bytes]) -> None:
         found.epoch = max(found.epoch, head.epoch)
         if head.phase is Phase.INTENT:
             found.unfinished[head.action_id] = None
-        elif head.phase is Phase.OUTCOME:
+        elif head.phase in (Phase.OUTCOME, Phase.CLOSED):
             found.unfinished.pop(head.action_id, None)
 
 

@@ -139,6 +139,8 @@ def _told(report: Report) -> Iterator[str]:
             f" (last {_when(held.signed_at)}), {chained} only chained; {calls.intents} intents, {calls.outcomes}"
             f" outcomes, {calls.refusals} refusals"
         )
+        if calls.suspensions:
+            yield f"  {calls.suspensions} answers asked something of the caller: they stand in place of outcomes"
         if calls.unknown_effect:
             yield f"  the gateway died during {len(calls.unknown_effect)} calls: their effect is unknown"
         if calls.open:

@@ -80,6 +80,9 @@ class Api:
         """Post an object, without those of its members that are None."""
         return self._ask("POST", path, {name: value for name, value in (body or {}).items() if value is not None})
 
+    def put(self, path: str, body: Mapping[str, Any]) -> Any:
+        return self._ask("PUT", path, body)
+
     def delete(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         return self._ask("DELETE", path, body)
 

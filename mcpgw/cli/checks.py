@@ -14,7 +14,9 @@ from mcpgw.config import Settings, secret
 from mcpgw.errors import GatewayError, UsageError
 from mcpgw.policies import warmup
 from mcpgw.policies.bundle import Bundle
+from mcpgw.registry.toolsets import check_declared
 from mcpgw.supervisor import listening
+from mcpgw.wiring.documents import openapi_problems
 
 Problem = dict[str, str]
 Found = Iterator[tuple[str, GatewayError]]
@@ -23,7 +25,7 @@ Found = Iterator[tuple[str, GatewayError]]
 
 def problems(settings: Settings, file: str) -> Iterator[Problem]:
     """Yield what would keep a gateway with these settings from starting, or from working."""
-    for check in (_directory, _port, _store, _secrets, _commands, _servers, _policy):
+    for check in (_directory, _port, _store, _secrets, _commands, _servers, _documents, _toolsets, _policy):
         for key, error in check(settings):
             yield {"problem": f"{file}: `{key}`: {error.message}", "fix": error.fix}
 
@@ -55,7 +57,8 @@ def _store(settings: Settings) -> Found:
 def _secrets(settings: Settings) -> Found:
     named: list[tuple[str, str | None]] = [("auth.pepper", settings.auth.pepper)]
     named += [(f"llm.providers.{p.name}.api_key", p.api_key) for p in settings.llm.providers]
-    for kind, servers in (("stdio", settings.registry.stdio), ("http", settings.registry.http)):
+    registry = settings.registry
+    for kind, servers in (("stdio", registry.stdio), ("http", registry.http), ("openapi", registry.openapi)):
         for server in servers:
             values = server.env if hasattr(server, "env") else server.headers
             named += [
@@ -93,6 +96,18 @@ def _servers(settings: Settings) -> Found:
             ipaddress.ip_network(network)
         except ValueError:
             yield "registry.allow_networks", UsageError(f"`{network}` is not a network", fix="for example 10.1.0.0/16")
+
+
+def _documents(settings: Settings) -> Found:
+    for entry in settings.registry.openapi:
+        for problem in openapi_problems(entry):
+            where = f"{entry.document}#{problem.where}"
+            yield f"registry.openapi.{entry.name}", UsageError(f"{where}: {problem.message}", fix=problem.fix)
+
+
+def _toolsets(settings: Settings) -> Found:
+    for toolset in settings.registry.toolsets:
+        yield from _raised(f"registry.toolsets.{toolset.name}", partial(check_declared, toolset))
 
 
 def _policy(settings: Settings) -> Found:

@@ -33,7 +33,7 @@ T = TypeVar("T")
 def call(
     gateway: Gateway,
     out: Out,
-    server: Annotated[str, typer.Argument(help="Its slug, or slug@version.")],
+    server: Annotated[str, typer.Argument(help="Its slug, or slug@version; or a toolset's.")],
     tool: str,
     arguments: Annotated[str, typer.Argument(metavar="[JSON]", help="The tool's arguments, one JSON object.")] = "{}",
     *,
@@ -64,7 +64,7 @@ def call(
 def tools(
     gateway: Gateway,
     out: Out,
-    server: Annotated[str | None, typer.Argument(help="Its slug; without it: of all servers.")] = None,
+    server: Annotated[str | None, typer.Argument(help="Its slug, or a toolset's; without it: of all servers.")] = None,
     *,
     legacy: Legacy = False,
 ) -> None:

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "call": ("client:call", "Call a tool through the gateway."),
     "tools": ("client:tools", "List the tools that the key may use."),
     "servers": ("servers:app", "Register, approve and activate servers."),
+    "toolsets": ("toolsets:app", "Group tools of several servers under an endpoint of their own."),
     "policy": ("policy:app", "Check, test and use policies."),
     "kill": ("kills:kill", "Throw a kill switch."),
     "release": ("kills:release", "Release a kill switch."),

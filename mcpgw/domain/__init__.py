@@ -10,10 +10,13 @@ from mcpgw.domain.action import (
     Presented,
     Receipt,
     Route,
+    Selected,
     Subject,
+    TaskRef,
     Verb,
     VerbRule,
 )
+from mcpgw.domain.offers import CALL_TOOL, FIND_TOOL, Binding, Listing, Offer, Selection, Values
 from mcpgw.domain.principal import SYSTEM, Kind, Principal
 from mcpgw.domain.records import AdminNote, Phase
 from mcpgw.domain.state import (
@@ -29,6 +32,8 @@ from mcpgw.domain.state import (
     ServerVersion,
     State,
     ToolPin,
+    Toolset,
+    ToolsetEntry,
     Transport,
     VersionStatus,
 )
@@ -47,6 +52,8 @@ from mcpgw.domain.verdict import (
 )
 
 __all__ = [
+    "CALL_TOOL",
+    "FIND_TOOL",
     "SYSTEM",
     "VERBS",
     "Action",
@@ -54,6 +61,7 @@ __all__ = [
     "AdminNote",
     "ApiKey",
     "Arguments",
+    "Binding",
     "ClientFacts",
     "Decision",
     "Effect",
@@ -62,10 +70,12 @@ __all__ = [
     "KeepOnly",
     "KillSwitch",
     "Kind",
+    "Listing",
     "MaxResultBytes",
     "Mode",
     "OAuthClient",
     "Obligation",
+    "Offer",
     "Part",
     "PartKind",
     "Permit",
@@ -81,6 +91,8 @@ __all__ = [
     "Route",
     "Row",
     "Scope",
+    "Selected",
+    "Selection",
     "Server",
     "ServerVersion",
     "State",
@@ -88,8 +100,12 @@ __all__ = [
     "Switches",
     "Tag",
     "Target",
+    "TaskRef",
     "ToolPin",
+    "Toolset",
+    "ToolsetEntry",
     "Transport",
+    "Values",
     "Verb",
     "VerbRule",
     "VersionStatus",

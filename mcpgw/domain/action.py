@@ -28,6 +28,7 @@ class Verb(StrEnum):
     PING = "ping"
     TOOLS_LIST = "tools/list"
     TOOLS_CALL = "tools/call"
+    TOOLS_SEARCH = "tools/search"  # asked for by calling `find_tool`
     RESOURCES_LIST = "resources/list"
     RESOURCE_TEMPLATES_LIST = "resources/templates/list"
     RESOURCES_READ = "resources/read"
@@ -38,6 +39,9 @@ class Verb(StrEnum):
     COMPLETE = "completion/complete"
     SET_LEVEL = "logging/setLevel"
     LISTEN = "subscriptions/listen"
+    TASKS_GET = "tasks/get"
+    TASKS_UPDATE = "tasks/update"
+    TASKS_CANCEL = "tasks/cancel"
     CANCELLED = "notifications/cancelled"
     PROGRESS = "notifications/progress"
     ROOTS_CHANGED = "notifications/roots/list_changed"
@@ -82,6 +86,7 @@ VERBS: Mapping[Verb, VerbRule] = {
     Verb.PING: VerbRule(),
     Verb.TOOLS_LIST: VerbRule(Subject.TOOL, lists=True),
     Verb.TOOLS_CALL: VerbRule(Subject.TOOL, acts=True),
+    Verb.TOOLS_SEARCH: VerbRule(Subject.TOOL, lists=True),
     Verb.RESOURCES_LIST: VerbRule(Subject.RESOURCE, lists=True),
     Verb.RESOURCE_TEMPLATES_LIST: VerbRule(Subject.RESOURCE, lists=True),
     Verb.RESOURCES_READ: VerbRule(Subject.RESOURCE, acts=True),
@@ -92,6 +97,9 @@ VERBS: Mapping[Verb, VerbRule] = {
     Verb.COMPLETE: VerbRule(),
     Verb.SET_LEVEL: VerbRule(),
     Verb.LISTEN: VerbRule(),
+    Verb.TASKS_GET: VerbRule(Subject.TOOL, acts=True),
+    Verb.TASKS_UPDATE: VerbRule(Subject.TOOL, acts=True),
+    Verb.TASKS_CANCEL: VerbRule(Subject.TOOL, acts=True),
     Verb.CANCELLED: VerbRule(),
     Verb.PROGRESS: VerbRule(),
     Verb.ROOTS_CHANGED: VerbRule(),
@@ -142,15 +150,47 @@ class ClientFacts:
 
 
 @value(frozen=True, slots=True, kw_only=True)
+class Selected:
+    """How an endpoint over several servers came from the name that a caller used to the tool that is called.
+
+    `name` is that name, `sha256` the digest of the argument values that a toolset adds ("": none). `by_search`: the
+    name was given to `call_tool`. `overridden` are pinned properties that the caller set all the same.
+    """
+
+    name: str
+    sha256: str = ""
+    by_search: bool = False
+    overridden: tuple[str, ...] = ()
+
+
+@value(frozen=True, slots=True, kw_only=True)
+class TaskRef:
+    """A task of a server: the tool that runs in it, as of which version, and for whom (`Principal.key`).
+
+    For anyone else it does not exist. `id` is the server's own name for it, `shown` the one that clients have instead.
+    `selected` is how the endpoint that it is named on offers the tool, as in Action.
+    """
+
+    server: str
+    version: str
+    tool: str
+    owner: str
+    id: str
+    shown: str
+    selected: Selected | None = None
+
+
+@value(frozen=True, slots=True, kw_only=True)
 class Action:
     """One thing that one caller asks for; identical for a tool call and a model call.
 
     `id` is a UUIDv7. `resource` is the endpoint's path that the credential must be for (`/mcp/notes`). `server` is a
-    slug (on the LLM route: the provider), None on an endpoint over all servers. `name` is the tool, prompt, resource
-    URI or model, as the server knows it. `forwarded` holds further parameters of the request that the protocol wants
-    passed on, by parameter name, as raw JSON; they are part of the policy input. `session` is the legacy session id and
-    `owner` the principal it belongs to (`Principal.key`): for anyone else it does not exist. `received_at` is in Unix
-    seconds.
+    slug (on the LLM route: the provider), None on an endpoint over several servers. `name` is the tool, prompt,
+    resource URI or model, as the server knows it. `toolset` is the slug of the toolset whose endpoint it is, `selected`
+    what that made of a call. `tasks` are those that are asked about or listened to. `forwarded` holds further
+    parameters of the request that the protocol wants passed on, by parameter name, as raw JSON; they are part of the
+    policy input. `session` is the legacy session id and `owner` the principal it belongs to (`Principal.key`): for
+    anyone else it does not exist. `received_at` is in Unix seconds.
     """
 
     id: str
@@ -169,6 +209,9 @@ class Action:
     parent: str | None = None
     trace: str | None = None
     source_ip: str | None = None
+    toolset: str | None = None
+    selected: Selected | None = None
+    tasks: tuple[TaskRef, ...] = ()
 
 
 @value(frozen=True, slots=True)
@@ -197,6 +240,8 @@ class Part:
     `error_code` is set; the body of EVENT is one whole JSON-RPC message. An empty body of WHOLE means "accepted"
     (HTTP 202). On the LLM route bodies are the provider's bytes. `failed` marks a tool-level failure (`isError`).
     `facts` go into the record (usage, cost, upstream status). `receipt` is set by the journal, on WHOLE and LAST.
+    `bare`: the body is an object of ours that has members, and `_meta` is none of them. `held` (a `ports.Held`) is what
+    is left of an exchange whose answer, this part, asks something of the caller.
     """
 
     kind: PartKind
@@ -206,3 +251,5 @@ class Part:
     failed: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
     receipt: Receipt | None = None
+    bare: bool = False
+    held: Any = None

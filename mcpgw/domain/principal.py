@@ -38,16 +38,16 @@ class Principal:
     credential: str | None = None
     expires_at: float | None = None
 
-    @property
-    def selector(self) -> str:
-        """The name by which a kill switch selects this principal: `issuer|subject`."""
-        return f"{self.issuer}|{self.subject}"
+    selector: str = field(init=False, repr=False, compare=False)
+    """The name by which a kill switch selects this principal: `issuer|subject`."""
+    key: str = field(init=False, repr=False, compare=False)
+    """The identity that sessions and other handles are bound to: principal and client together."""
 
-    @property
-    def key(self) -> str:
-        """The identity that sessions and other handles are bound to: principal and client together."""
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "selector", f"{self.issuer}|{self.subject}")
         # The lengths keep names apart that would read alike when joined.
-        return f"{len(self.issuer)}:{len(self.subject)}:{self.issuer}|{self.subject}|{self.client_id}"
+        lengths = f"{len(self.issuer)}:{len(self.subject)}"
+        object.__setattr__(self, "key", f"{lengths}:{self.issuer}|{self.subject}|{self.client_id}")
 
 
 SYSTEM = Principal(issuer="mcpgw", subject="system", client_id="mcpgw", kind=Kind.SYSTEM, scopes=frozenset({"mcp:use"}))

@@ -14,8 +14,9 @@ class Phase(StrEnum):
     INTENT = "intent"  # a call is about to be sent
     REFUSED = "refused"  # a request ended without being sent: unauthenticated, denied, killed, invalid, unavailable
     OPENED = "opened"  # a stream began
+    SUSPENDED = "suspended"  # the answer asks something of the caller, and the call waits; written before it leaves
     OUTCOME = "outcome"  # the answer is known; written before it leaves
-    CLOSED = "closed"  # a stream ended: bytes, events, cut by whom
+    CLOSED = "closed"  # a stream ended: bytes, events, cut by whom; or a suspended call did: by which retry, or why
     ADMIN = "admin"  # an administrator, or the gateway itself, changed state
     RECOVERED = "recovered"  # a writer started again on this log: what it found
     SHED = "shed"  # refusals that were counted instead of written one by one

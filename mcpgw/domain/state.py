@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from mcpgw.domain.switches import KillSwitch
 
@@ -13,7 +14,9 @@ class Transport(StrEnum):
     """How a server is reached."""
 
     HTTP = "http"
+    SSE = "sse"  # HTTP+SSE, of 2024-11-05
     STDIO = "stdio"
+    OPENAPI = "openapi"  # a REST API, described by a document
 
 
 class Era(StrEnum):
@@ -62,7 +65,7 @@ class Server:
 class ServerVersion:
     """An immutable published version of a server; only `status` and `approved_by` ever change.
 
-    `endpoint` is the URL of an HTTP server; of a stdio server the name of its entry in the operator's configuration.
+    `endpoint` is the URL of an HTTP server; of another one the name of its entry in the operator's configuration.
     `manifest_sha256` covers endpoint, transport, era and tools. `tags` and `trust` are the server's own, as
     administrators set them. `quarantined` holds the names of tools whose live definition differs from the pin.
     """
@@ -151,8 +154,52 @@ class PolicyBundle:
     active: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolsetEntry:
+    """What a toolset takes in: one tool, all of a server (`tool` "*"), or everything that is active (both "*").
+
+    The rest is for one tool alone. `name` None: the one on the endpoint over all servers; `description` None: the
+    tool's own. `defaults` are argument values for what a caller leaves out, `pinned` those that no caller sees or sets.
+    """
+
+    server: str
+    tool: str
+    name: str | None = None
+    description: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    pinned: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toolset:
+    """A named selection of tools over several servers, with an endpoint of its own. `slug` is none of a server's.
+
+    `instructions` are told to clients when they connect. `search`: clients list only how to find and call its tools.
+    `configured` as in Server.
+    """
+
+    slug: str
+    title: str
+    entries: tuple[ToolsetEntry, ...]
+    created_by: str
+    created_at: float
+    instructions: str = ""
+    search: bool = False
+    configured: bool = False
+    removed_at: float | None = None
+
+
 Row = (
-    Server | ServerVersion | ActiveVersion | Quarantine | ApiKey | OAuthClient | Revocation | PolicyBundle | KillSwitch
+    Server
+    | ServerVersion
+    | ActiveVersion
+    | Quarantine
+    | Toolset
+    | ApiKey
+    | OAuthClient
+    | Revocation
+    | PolicyBundle
+    | KillSwitch
 )
 
 
@@ -165,6 +212,7 @@ class State:
     versions: tuple[ServerVersion, ...] = ()
     active: Mapping[str, str | None] = field(default_factory=dict)
     quarantines: tuple[Quarantine, ...] = ()
+    toolsets: tuple[Toolset, ...] = ()
     keys: tuple[ApiKey, ...] = ()
     clients: tuple[OAuthClient, ...] = ()
     revocations: tuple[Revocation, ...] = ()

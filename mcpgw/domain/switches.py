@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from mcpgw.domain.action import Action, Route
@@ -53,16 +53,24 @@ class KillSwitch:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a call is aimed at, as far as switches care. On the LLM route `server` is the provider, `name` the model."""
+    """What a call is aimed at, as far as switches care. On the LLM route `server` is the provider, `name` the model.
+
+    `besides` are the tools whose tasks it asks about or listens to.
+    """
 
     route: Route
     server: str | None
     version: str | None
     name: str | None
+    besides: tuple[Target, ...] = ()
 
     @classmethod
     def of(cls, action: Action, version: str | None = None) -> Target:
-        return cls(action.route, action.server, version or action.version, action.name)
+        target = cls(action.route, action.server, version or action.version, action.name)
+        if not action.tasks:
+            return target
+        tasks = [cls(action.route, task.server, task.version, task.tool) for task in action.tasks]
+        return replace(target, besides=tuple(tasks))
 
 
 class Switches:
@@ -100,12 +108,13 @@ def _keys(who: Principal | None, target: Target) -> Iterator[tuple[Scope, str]]:
         if target.name:
             yield Scope.MODEL, target.name
             yield Scope.MODEL, f"{target.server}/{target.name}"
-    elif target.server:
-        yield Scope.SERVER, target.server
-        if target.version:
-            yield Scope.VERSION, f"{target.server}@{target.version}"
-        if target.name:
-            yield Scope.TOOL, f"{target.server}/{target.name}"
+    for one in (target, *target.besides):
+        if one.server and one.route is not Route.LLM:
+            yield Scope.SERVER, one.server
+            if one.version:
+                yield Scope.VERSION, f"{one.server}@{one.version}"
+            if one.name:
+                yield Scope.TOOL, f"{one.server}/{one.name}"
     if who is None:
         return
     yield Scope.PRINCIPAL, who.selector

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any, NoReturn
 
 from mcpgw.domain.action import Action, Arguments, Receipt
+from mcpgw.domain.offers import Listing, Selection
 from mcpgw.domain.principal import Principal
 from mcpgw.domain.state import ServerVersion, ToolPin
 from mcpgw.domain.values import value
@@ -77,7 +78,8 @@ class Judged:
     """A verdict; it gives no right to send.
 
     `version` is the server version resolved (None where the gateway itself or a model provider is the target), `tool`
-    the pinned definition of a tool call. `visible` are, for a list of tools, the pins that this caller may see.
+    the pinned definition of a tool call. `visible` is, for a list of tools or a search in them, what this caller may
+    see; `selection`, for those and for a handshake, what an endpoint over several servers offers.
     """
 
     principal: Principal
@@ -87,7 +89,8 @@ class Judged:
     epoch: int
     version: ServerVersion | None = None
     tool: ToolPin | None = None
-    visible: tuple[tuple[ServerVersion, ToolPin], ...] = ()
+    visible: Listing | None = None
+    selection: Selection | None = None
 
 
 @value(frozen=True, slots=True)

@@ -7,7 +7,7 @@ recorded before it is answered.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -21,6 +21,7 @@ from mcpgw.edge.admin_openapi import document
 from mcpgw.edge.admin_routes import OPERATIONS, Ask, Operation
 from mcpgw.edge.render import as_gateway_error
 from mcpgw.edge.services import Json, Services
+from mcpgw.edge.strict_json import JsonLimits
 from mcpgw.errors import (
     ClientGone,
     GatewayError,
@@ -48,7 +49,7 @@ class Door:
     challenge: Callable[[Request, GatewayError], str]
     refused: Callable[[Request, Principal | None, GatewayError], Awaitable[None]]
     max_body_bytes: int = 1_048_576
-    max_json_depth: int = 64
+    json: JsonLimits = field(default_factory=JsonLimits)
     dev_no_auth: bool = False
 
 
@@ -134,7 +135,7 @@ class _Path:
             schema.from_query(schema.Nothing, query)
         if body and request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             raise UnsupportedMedia("the body is not declared as JSON", fix="send Content-Type: application/json")
-        return schema.from_body(row.given, body, max_depth=self._door.max_json_depth)
+        return schema.from_body(row.given, body, self._door.json)
 
     async def _body(self, request: Request) -> bytes:
         parts, size = [], 0

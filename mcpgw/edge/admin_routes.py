@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic
 
+import msgspec
+
 from mcpgw.domain import Principal
 from mcpgw.edge import admin_schema as schema
 from mcpgw.edge.admin_schema import B
@@ -91,6 +93,40 @@ async def rollback_server(to: Services, ask: Ask[schema.Nothing]) -> Json:
 async def diff_versions(to: Services, ask: Ask[schema.Between]) -> Json:
     """Compare the tools of two versions."""
     return to.servers.diff(ask.path["slug"], ask.given.from_, ask.given.to)
+
+
+async def list_toolsets(to: Services, ask: Ask[schema.Nothing]) -> Json:
+    """List the toolsets."""
+    return {"toolsets": to.toolsets.list()}
+
+
+async def create_toolset(to: Services, ask: Ask[schema.NewToolset]) -> Json:
+    """Create a toolset. `warnings` say what it names and does not offer now."""
+    return await to.toolsets.create(ask.who, ask.given.slug, _toolset(ask.given))
+
+
+async def show_toolset(to: Services, ask: Ask[schema.Nothing]) -> Json:
+    """Show a toolset and what it offers now, before any policy."""
+    return to.toolsets.show(ask.path["slug"])
+
+
+async def replace_toolset(to: Services, ask: Ask[schema.ToolsetGiven]) -> Json:
+    """Create a toolset, or put this one in its place."""
+    return await to.toolsets.replace(ask.who, ask.path["slug"], _toolset(ask.given))
+
+
+async def remove_toolset(to: Services, ask: Ask[schema.Nothing]) -> Json:
+    """Remove a toolset."""
+    return await to.toolsets.remove(ask.who, ask.path["slug"])
+
+
+def _toolset(given: schema.ToolsetGiven) -> Json:
+    return {
+        "title": given.title,
+        "instructions": given.instructions,
+        "search": given.search,
+        "tools": [msgspec.structs.asdict(tool) for tool in given.tools],
+    }
 
 
 async def list_policies(to: Services, ask: Ask[schema.Nothing]) -> Json:
@@ -238,6 +274,11 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("POST", "/servers/{slug}/disable", "servers:write", disable_server),
     Operation("POST", "/servers/{slug}/rollback", "servers:write", rollback_server),
     Operation("GET", "/servers/{slug}/diff", "audit:read", diff_versions, schema.Between),
+    Operation("GET", "/toolsets", "audit:read", list_toolsets),
+    Operation("POST", "/toolsets", "servers:write", create_toolset, schema.NewToolset, 201),
+    Operation("GET", "/toolsets/{slug}", "audit:read", show_toolset),
+    Operation("PUT", "/toolsets/{slug}", "servers:write", replace_toolset, schema.ToolsetGiven),
+    Operation("DELETE", "/toolsets/{slug}", "servers:write", remove_toolset),
     Operation("GET", "/policies", "audit:read", list_policies),
     Operation("POST", "/policies", "policy:write", push_policy, schema.NewPolicy, 201),
     Operation("POST", "/policies/rollback", "policy:write", rollback_policy, schema.WhyPerhaps),

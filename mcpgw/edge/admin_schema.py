@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from mcpgw.domain import Mode, Scope
-from mcpgw.edge.strict_json import parse_object
+from mcpgw.edge.strict_json import JsonLimits, parse_object
 from mcpgw.errors import InvalidParams, InvalidRequest
 
 Slug = Annotated[str, Meta(pattern="^[a-z0-9]([a-z0-9-]{0,22}[a-z0-9])?$")]
@@ -61,6 +61,31 @@ class Between(Body):
 
     from_: Name = msgspec.field(name="from")
     to: Name
+
+
+class ToolsetTool(Body):
+    """`tool` is `server/tool`, `server/*` or `*`; the rest is for one tool alone."""
+
+    tool: Name
+    name: Name | None = None
+    description: str | None = None
+    defaults: dict[str, Any] = {}
+    pinned: dict[str, Any] = {}
+
+
+class ToolsetGiven(Body):
+    """A toolset as it shall be."""
+
+    tools: Annotated[list[ToolsetTool], Meta(min_length=1, max_length=1000)]
+    title: Annotated[str, Meta(max_length=200)] = ""
+    instructions: str = ""
+    search: bool = False
+
+
+class NewToolset(ToolsetGiven, kw_only=True):
+    """A toolset with its slug, which no server has."""
+
+    slug: Slug
 
 
 class NewPolicy(Body):
@@ -150,9 +175,9 @@ class ProofOf(Body):
 B = TypeVar("B", bound=Body)
 
 
-def from_body(kind: type[B], body: bytes, *, max_depth: int) -> B:
+def from_body(kind: type[B], body: bytes, limits: JsonLimits) -> B:
     """Return the body as `kind`. Raises ParseError, InvalidRequest, InvalidParams."""
-    return _convert(kind, parse_object(body, max_depth=max_depth) if body else {}, strict=True)
+    return _convert(kind, parse_object(body, limits) if body else {}, strict=True)
 
 
 def from_query(kind: type[B], pairs: Iterable[tuple[str, str]]) -> B:

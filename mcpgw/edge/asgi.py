@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
+from mcpgw.config import LimitsSection
 from mcpgw.errors import ClientGone, RequestTimeout, TooLarge
 
 Scope = MutableMapping[str, Any]
@@ -17,8 +18,10 @@ Headers = Mapping[str, str]
 
 HEADERS = "mcpgw.headers"
 """Scope key under which the guard leaves the request's headers, by lower-case name."""
+BODY = "mcpgw.body"
+"""Scope key of a body that is there as a whole; `receive` has it too."""
 KNOWN = "mcpgw.known"
-"""Scope key of a mapping that outlives the request: what follows from its head alone, worked out once for equal heads."""
+"""Scope key of a mapping that outlives the request: what follows from its head alone, for all equal heads."""
 RELAYED = "mcpgw.relayed"
 """Scope key that the listener of a worker's Unix socket sets: another worker passed this request on."""
 SOURCE = "x-mcpgw-source"
@@ -26,14 +29,19 @@ SOURCE = "x-mcpgw-source"
 JSON = (b"content-type", b"application/json")
 
 
+async def body_of(scope: Scope, receive: Receive, limits: LimitsSection) -> bytes:
+    """Return the request's body, as `read_body` does; nearly always all of it has come with the head."""
+    whole: bytes | None = scope.get(BODY)
+    if whole is not None and len(whole) <= limits.body_bytes:
+        return whole
+    return await read_body(receive, limits.body_bytes, limits.body_read_s)
+
+
 async def read_body(receive: Receive, limit: int, within_s: float) -> bytes:
     """Return the request's body. Raises TooLarge, RequestTimeout (it came too slowly) and ClientGone."""
-    started = _Started(receive())
-    if started.message is not None and not started.message.get("more_body"):
-        return _part(started.message, limit)  # nearly always all of it has come with the headers: no timer is set
     deadline = _Deadline(within_s)
     try:
-        message = await started
+        message = await receive()
         parts = [_part(message, limit)]
         while message.get("more_body"):
             message = await receive()
@@ -55,30 +63,6 @@ def _part(message: Message, limit: int) -> bytes:
     if len(body) > limit:
         raise TooLarge("the request body is larger than limits.body_bytes", fix="send less, or raise the limit")
     return body
-
-
-class _Started:
-    """A call of `receive` run up to where it waits; `message` is its result when it does not wait at all."""
-
-    __slots__ = ("_call", "_waiting", "message")
-
-    def __init__(self, call: Any) -> None:
-        self._call = call
-        self.message: Message | None = None
-        try:
-            self._waiting = self._call.send(None)
-        except StopIteration as done:
-            self.message = done.value
-
-    def __await__(self) -> Generator[Any, Any, Message]:
-        if self.message is None:
-            try:
-                yield self._waiting
-            except BaseException:
-                self._call.close()
-                raise
-            self.message = yield from self._call.__await__()
-        return self.message
 
 
 class _Deadline:
@@ -106,11 +90,10 @@ class _Deadline:
 
 async def respond(send: Send, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = (JSON,)) -> None:
     """Send one whole answer."""
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [*headers, (b"content-length", b"%d" % len(body))],
-        }
-    )
+    framed = [*headers, (b"content-length", b"%d" % len(body))]
+    at_once: Callable[[int, Sequence[tuple[bytes, bytes]], bytes], None] | None = getattr(send, "whole", None)
+    if at_once is not None:
+        at_once(status, framed, body)
+        return
+    await send({"type": "http.response.start", "status": status, "headers": framed})
     await send({"type": "http.response.body", "body": body})

@@ -64,7 +64,12 @@ class StrictHttp(asyncio.Protocol):
     """
 
     def __init__(
-        self, deadlines: Deadlines, config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any]
+        self,
+        deadlines: Deadlines,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,  # which uvicorn passes, always None
     ) -> None:
         self.app: App = config.loaded_app
         self.tasks = server_state.tasks
@@ -82,6 +87,7 @@ class StrictHttp(asyncio.Protocol):
         self._waiting: deque[HttpExchange] = deque()
         self._drained: asyncio.Future[None] | None = None
         self._message_bytes = 0  # of the message that is being parsed, 0 between messages
+        self._unread = 0  # of a body that the parser does not read
         self._in_head = False
         self._paused = False
         self._head = Head()
@@ -115,7 +121,7 @@ class StrictHttp(asyncio.Protocol):
         self.due = math.inf
         if self._in_head and self._exchange is None:
             self._refuse(408, "The head of the request did not arrive in time.")
-        elif self._exchange is None and self._arriving is None:
+        elif self._exchange is None and self._arriving is None and self._drained is None:
             self.transport.close()
         else:
             self.transport.abort()  # it does not read, or goes on sending what nobody wants
@@ -136,6 +142,8 @@ class StrictHttp(asyncio.Protocol):
                 return
         if self.keep_alive:
             self._parse(data)
+        elif self._unread:
+            self._unparsed(data)
 
     def _parse(self, data: bytes) -> None:
         fresh = not self._message_bytes
@@ -144,8 +152,10 @@ class StrictHttp(asyncio.Protocol):
         self._message_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.keep_alive = False  # the request is answered as any other; what follows it is not HTTP any more
+        except httptools.HttpParserUpgrade as offer:
+            # The other protocol is not taken up, and the request answered; but httptools reads no further.
+            self.keep_alive = False
+            self._unparsed(data[offer.args[0] :])
         except httptools.HttpParserError:
             self._broken("Invalid HTTP request received.")
             return
@@ -153,6 +163,14 @@ class StrictHttp(asyncio.Protocol):
             self._broken("The head of the request is too large.")
         elif fresh and not self._message_bytes:
             self._remember(data)
+
+    def _unparsed(self, data: bytes) -> None:
+        """Take a body that has a length."""
+        if self._arriving is not None and self._unread:
+            body, self._unread = data[: self._unread], max(0, self._unread - len(data))
+            self.on_body(body)
+            if not self._unread:
+                self._complete()
 
     def _broken(self, words: str) -> None:
         """What arrives is no request: an answer that is under way is the last one."""
@@ -187,8 +205,11 @@ class StrictHttp(asyncio.Protocol):
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        # The parser makes a 400 of these.
         if not self._url.startswith(b"/"):
-            raise ValueError("the request target is not a path")  # the parser makes an error of it
+            raise ValueError("the request target is not a path")
+        if self._parser.should_upgrade() and any(name == b"transfer-encoding" for name, _ in self._headers):
+            raise ValueError("a chunked body behind an offer of another protocol")
         self._in_head = False
         self._head = head = self._read_head()
         self._arriving = exchange = HttpExchange(self, head, b"", more=True)
@@ -234,6 +255,12 @@ class StrictHttp(asyncio.Protocol):
                 self._pause()
 
     def on_message_complete(self) -> None:
+        if self._parser.should_upgrade() and self._arriving is not None and not self._arriving.head.plain:
+            self._unread = self._arriving.head.length
+        if not self._unread:
+            self._complete()
+
+    def _complete(self) -> None:
         exchange, self._arriving = self._arriving, None
         self._message_bytes = 0
         if exchange is not None:
@@ -257,7 +284,7 @@ class StrictHttp(asyncio.Protocol):
         if not (self.keep_alive and exchange.head.keep_alive):
             self.keep_alive = False
             self.transport.close()
-        elif self._waiting:
+        elif self._waiting and self._drained is None:
             self._begin(self._waiting.popleft())
             self.resume()
         else:
@@ -294,10 +321,15 @@ class StrictHttp(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         drained, self._drained = self._drained, None
-        if drained is not None:
+        if drained is None:
+            return
+        if not drained.done():
+            drained.set_result(None)
+        if self._exchange is None and self._waiting and not self.transport.is_closing():
+            self._begin(self._waiting.popleft())
+            self.resume()
+        else:
             self._wait()
-            if not drained.done():
-                drained.set_result(None)
 
     async def drain(self) -> None:
         """Return when there is room for more."""

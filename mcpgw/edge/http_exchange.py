@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from mcpgw.edge.asgi import App, Message
+from mcpgw.edge.asgi import BODY, App, Message
 
 if TYPE_CHECKING:
     from mcpgw.edge.http import StrictHttp
@@ -44,7 +44,7 @@ class Head:
 
 
 class HttpExchange:
-    """Answers one request in a task of its own."""
+    """Answers one request in a task of its own. It is the `send` of the application itself."""
 
     __slots__ = (
         "_chunked",
@@ -110,7 +110,9 @@ class HttpExchange:
             scope = head.scope.copy()
             if head.app is None:
                 scope[HEAD] = head
-            await (head.app or connection.app)(scope, self.receive, self.send)
+            if not self._more:
+                scope[BODY] = self._pieces[0] if self._pieces else b""
+            await (head.app or connection.app)(scope, self.receive, self)
             if not self.finished and not self._gone:
                 log.error("the application ended without a whole answer")
                 self._fail()
@@ -154,13 +156,27 @@ class HttpExchange:
                 self._waiter = None
         return {"type": "http.disconnect"}
 
-    async def send(self, message: Message) -> None:
+    def whole(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send an answer that is there as a whole; `headers` have its length."""
+        if self._gone:
+            return
+        if self._start or self._started:
+            raise RuntimeError("an answer has one start")
+        data = self._opening(status, headers) + self._framed(body, more=False)
+        self._started = self.finished = True
+        connection = self._connection
+        connection.transport.write(data)
+        self._wake()
+        connection.answered(self)
+
+    async def __call__(self, message: Message) -> None:
+        """The `send` of ASGI."""
         if self._gone:
             return
         if message["type"] == "http.response.start":
             if self._start or self._started:
                 raise RuntimeError("an answer has one start")
-            self._start = self._opening(message["status"], message.get("headers", ()))
+            self._start = self._opening(message["status"], list(message.get("headers", ())))
             return
         if self.finished or not (self._start or self._started):
             raise RuntimeError("a body follows the start of its answer")
@@ -179,9 +195,9 @@ class HttpExchange:
         else:
             await connection.drain()
 
-    def _opening(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    def _opening(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-        if not _HEAD.fullmatch(lines):
+        if not _HEAD.fullmatch(lines) or lines.count(b"\n") != len(headers):
             raise RuntimeError("a header of the answer cannot be sent")
         head = self.head
         framed = False

@@ -8,12 +8,13 @@ from urllib.parse import unquote_to_bytes
 
 from mcpgw.config import LimitsSection, LlmSection
 from mcpgw.domain import Action, Arguments, Route, Verb
-from mcpgw.edge.asgi import HEADERS, Headers, Receive, Scope, Send, read_body
+from mcpgw.edge.asgi import HEADERS, Headers, Receive, Scope, Send, body_of
 from mcpgw.edge.llm_answer import CompletionAnswer
 from mcpgw.edge.llm_request import ChatRequest, read_chat
 from mcpgw.edge.mcp import presented
 from mcpgw.edge.mcp_answer import Watches
 from mcpgw.edge.render import as_gateway_error
+from mcpgw.edge.strict_json import JsonLimits
 from mcpgw.errors import (
     ClientGone,
     GatewayError,
@@ -43,6 +44,7 @@ class LlmEdge:
         self._gateway = gateway
         self._providers = llm.providers
         self._limits = limits
+        self._json = JsonLimits.of(limits)
         self._challenge = challenge
         self._watches = Watches()
 
@@ -67,7 +69,7 @@ class LlmEdge:
             answer.shown = name or ""
             await self._handle(scope, receive, answer, self._action(scope, Verb.MODELS_LIST, None, name), None)
             return
-        body = await read_body(receive, self._limits.body_bytes, self._limits.body_read_s)
+        body = await body_of(scope, receive, self._limits)
         request: ChatRequest | None = None
         defect: GatewayError | None = None
         try:
@@ -83,10 +85,9 @@ class LlmEdge:
     async def _read(self, headers: Headers, body: bytes) -> ChatRequest:
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise UnsupportedMedia("the body is not declared as JSON", fix="Content-Type: application/json")
-        depth = self._limits.json_depth
         if len(body) > OFF_LOOP_BYTES:
-            return await asyncio.to_thread(read_chat, body, self._providers, max_depth=depth)
-        return read_chat(body, self._providers, max_depth=depth)
+            return await asyncio.to_thread(read_chat, body, self._providers, self._json)
+        return read_chat(body, self._providers, self._json)
 
     def _action(self, scope: Scope, verb: Verb, request: ChatRequest | None, name: str | None) -> Action:
         clock = self._gateway.clock

@@ -12,7 +12,7 @@ import msgspec
 
 from mcpgw.config import Provider
 from mcpgw.domain import Arguments
-from mcpgw.edge.strict_json import parse_object
+from mcpgw.edge.strict_json import JsonLimits, parse_object
 from mcpgw.errors import Denied, InvalidRequest
 
 # OpenAI's fields of POST /v1/chat/completions. Others may mean anything to some provider.
@@ -84,12 +84,12 @@ class ChatRequest:
     added_usage: bool = False
 
 
-def read_chat(body: bytes, providers: Sequence[Provider], *, max_depth: int) -> ChatRequest:
+def read_chat(body: bytes, providers: Sequence[Provider], limits: JsonLimits) -> ChatRequest:
     """Return what a body asks for.
 
     Raises ParseError, InvalidRequest, Denied (tools that the provider would run).
     """
-    request = parse_object(body, max_depth=max_depth)
+    request = parse_object(body, limits)
     for name in request:
         if name not in FIELDS:
             raise _misplaced(name)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 
 from mcpgw.config import LimitsSection
 from mcpgw.domain import Action, ClientFacts, Part, Presented, Route, Transport, Verb
 from mcpgw.domain.values import value
-from mcpgw.edge.asgi import HEADERS, RELAYED, SOURCE, Headers, Receive, Scope, Send, read_body, respond
+from mcpgw.edge.asgi import HEADERS, KNOWN, RELAYED, SOURCE, Headers, Receive, Scope, Send, body_of, respond
 from mcpgw.edge.mcp_answer import Answer, Watches
-from mcpgw.edge.mcp_names import named
-from mcpgw.edge.mcp_request import DEFAULT_LEGACY, HANDSHAKE, McpRequest, read_request
+from mcpgw.edge.mcp_names import ClientNames, named, servers_of
+from mcpgw.edge.mcp_own_names import prompt_of, shown_name
+from mcpgw.edge.mcp_prompts import look_up
+from mcpgw.edge.mcp_request import DEFAULT_LEGACY, HANDSHAKE, McpRequest, check_media, read_request
 from mcpgw.edge.mcp_sessions import Session, Sessions
+from mcpgw.edge.mcp_tasks import ABOUT_TASKS, about_tasks
 from mcpgw.edge.render import as_gateway_error
+from mcpgw.edge.strict_json import JsonLimits
 from mcpgw.errors import (
     Cancelled,
     ClientGone,
@@ -27,6 +31,7 @@ from mcpgw.errors import (
     NotAcceptable,
     NotFound,
     Unauthenticated,
+    UnknownName,
 )
 from mcpgw.pipeline import Gateway
 
@@ -41,11 +46,20 @@ Relay = Callable[[int, Scope, bytes, Receive, Send], Awaitable[None]]
 
 @value(frozen=True, slots=True)
 class Place:
-    """Where a request came in: the endpoint's path, and the server and version it names."""
+    """Where a request came in: the endpoint's path, and the server and version, or the toolset, it names."""
 
     resource: str
     server: str | None = None
     version: str | None = None
+    toolset: str | None = None
+
+
+@value(frozen=True, slots=True)
+class Entrance:
+    """What the head of a request says by itself."""
+
+    place: Place
+    presented: Presented
 
 
 class McpEdge:
@@ -61,10 +75,13 @@ class McpEdge:
         stdio_worker: int,
         relay: Relay,
         challenge: Challenge,
+        names: ClientNames,
     ) -> None:
         self._gateway = gateway
+        self._prompts, self._task_ids, self._states = names.prompts, names.task_ids, names.states
         self._sessions = sessions
         self._limits = limits
+        self._json = JsonLimits.of(limits)
         self._worker = worker
         self._stdio_worker = stdio_worker
         self._relay = relay
@@ -73,25 +90,32 @@ class McpEdge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: Headers = scope[HEADERS]
-        answer = Answer(send, _NO_REQUEST, None)
+        answer: Answer | None = None
         try:
-            place = _place(scope["raw_path"])
+            known = scope[KNOWN]
+            entrance: Entrance | None = known.get(_ENTRANCE)
+            if entrance is None:
+                entrance = known[_ENTRANCE] = Entrance(_place(scope["raw_path"]), presented(headers))
             body = b""
             if scope["method"] == "POST":
-                body = await read_body(receive, self._limits.body_bytes, self._limits.body_read_s)
+                body = await body_of(scope, receive, self._limits)
+                if _MEDIA not in known:
+                    check_media(headers)
+                    known[_MEDIA] = True
                 request = await self._read(headers, body)
             elif scope["method"] in {"GET", "DELETE"}:
                 request = self._bodiless(scope["method"], headers)
             else:
                 raise MethodNotAllowed(f"{scope['method']} is not a method of this endpoint", fix="POST")
             answer = Answer(send, request, None)
-            elsewhere = None if scope[RELAYED] else self._elsewhere(place, request, headers)
+            elsewhere = None if scope[RELAYED] else self._elsewhere(entrance.place, request, headers)
             if elsewhere is not None:
                 await self._relay(elsewhere, scope, body, receive, send)
                 return
-            await self._handle(scope, receive, place, request, answer)
+            await self._handle(scope, receive, entrance, request, answer)
         except Exception as error:  # noqa: BLE001 - the outermost place: nothing may reach the client as a traceback
             refusal = as_gateway_error(error)
+            answer = answer or Answer(send, _NO_REQUEST, None)
             if isinstance(refusal, Unauthenticated | InsufficientScope):
                 answer.headers.extend(self._challenge(scope["path"], refusal))
             if isinstance(refusal, MethodNotAllowed):
@@ -99,10 +123,9 @@ class McpEdge:
             await answer.fail(refusal)
 
     async def _read(self, headers: Headers, body: bytes) -> McpRequest:
-        depth = self._limits.json_depth
         if len(body) > OFF_LOOP_BYTES:
-            return await asyncio.to_thread(read_request, headers, body, max_depth=depth)
-        return read_request(headers, body, max_depth=depth)
+            return await asyncio.to_thread(read_request, headers, body, self._json)
+        return read_request(headers, body, self._json)
 
     @staticmethod
     def _bodiless(method: str, headers: Headers) -> McpRequest:
@@ -121,6 +144,10 @@ class McpEdge:
         if not request.modern and request.verb is not Verb.INITIALIZE and "mcp-session-id" in headers:
             worker = self._sessions.worker_of(headers["mcp-session-id"])
             return worker if worker != self._worker else None
+        if _STATE in request.forwarded:
+            holder = self._states.worker_of(request.forwarded[_STATE])
+            if holder is not None:
+                return holder if holder != self._worker else None
         if self._worker != self._stdio_worker and self._touches_stdio(place, request):
             return self._stdio_worker
         return None
@@ -128,23 +155,31 @@ class McpEdge:
     def _touches_stdio(self, place: Place, request: McpRequest) -> bool:
         """A stdio server is a process of one worker; a session may come to need it."""
         catalog = self._gateway.worlds.current.catalog
+        place = self._located(place)
         if place.server is not None:
-            slugs = {place.server}
-        elif request.verb is Verb.INITIALIZE:
-            slugs = {version.server for version in catalog.active()}
+            slugs: Collection[str] = (place.server,)
         else:
-            found = catalog.find(request.name or "")
-            slugs = {found[0]} if found is not None else set()
+            slugs = servers_of(catalog, request, place.toolset, self._prompts)
         return any(v.server in slugs and v.transport is Transport.STDIO for v in catalog.active())
 
-    async def _handle(self, scope: Scope, receive: Receive, place: Place, request: McpRequest, answer: Answer) -> None:
+    def _located(self, place: Place) -> Place:
+        """Return the place, which may be a toolset's: servers and toolsets share their slugs."""
+        slug = place.server
+        if slug is None or place.version is not None or self._gateway.worlds.current.catalog.selection(slug) is None:
+            return place
+        return Place(place.resource, toolset=slug)
+
+    async def _handle(
+        self, scope: Scope, receive: Receive, entrance: Entrance, request: McpRequest, answer: Answer
+    ) -> None:
         headers: Headers = scope[HEADERS]
+        place = self._located(entrance.place)
         session, defect = None, request.defect
         try:
             session = self._session(place, request, headers)
         except GatewayError as error:  # told to an authenticated caller only
             defect = defect or error
-        answer.session = session
+        answer.session, answer.over_several = session, place.server is None
         if request.verb is Verb.RESUME and session is not None:
             found = session.replays.find(headers["last-event-id"])
             if found is None:
@@ -154,7 +189,14 @@ class McpEdge:
                 answer.rest = replay.after(position)
                 request.name, place = replay.name, dataclasses.replace(place, server=replay.server)
         action = self._action(scope, place, request, session)
+        if place.server is None and request.verb in _OF_PROMPTS:
+            answer.shown_name = shown_name(request)
+            if action.server is None and defect is None:
+                again = partial(self._action, scope, place, request, session)
+                action, defect = await self._looked_up(request, entrance.presented, action, again)
         answer.server, answer.name = action.server, action.name
+        if action.selected is not None and action.selected.by_search:
+            answer.shown_name = None  # the verdict has the name that was searched for
         if request.verb is Verb.INITIALIZE:
             action = self._initializing(action, request, answer, place)
         elif session is not None and defect is None:
@@ -164,13 +206,27 @@ class McpEdge:
             gone = partial(self._cut, action.id, ClientGone("the client went away"))
             watch = self._watches.add(receive, gone)
         try:
-            await self._gateway.handle(presented(headers), action, answer.deliver, defect=defect)
+            await self._gateway.handle(entrance.presented, action, answer.deliver, defect=defect)
         finally:
             if watch is not None:
                 watch.close()
             if session is not None and session.running.get(request.id or b"") == action.id:
                 del session.running[request.id or b""]
             answer.on_end()
+
+    async def _looked_up(
+        self, request: McpRequest, presented: Presented, action: Action, again: Callable[[], Action]
+    ) -> tuple[Action, GatewayError | None]:
+        """A prompt's shortened name that this worker has not listed is looked for; what is found makes the action."""
+        try:
+            await look_up(self._gateway, self._prompts, prompt_of(request) or "", action, presented)
+        except (Unauthenticated, UnknownName):
+            pass  # which the request itself is told
+        except GatewayError as error:
+            return action, error
+        action = dataclasses.replace(again(), id=action.id)
+        unknown = request.verb is Verb.COMPLETE and action.server is None
+        return action, UnknownName("Unknown name") if unknown else None
 
     def _session(self, place: Place, request: McpRequest, headers: Headers) -> Session | None:
         if request.modern or request.verb is Verb.INITIALIZE:
@@ -191,12 +247,13 @@ class McpEdge:
             facts = session.facts
             if request.meta is not None:
                 facts = dataclasses.replace(facts, meta=request.meta)
-        about = named(self._gateway.worlds.current.catalog, place.server, request, session)
+        catalog = self._gateway.worlds.current.catalog
+        about = named(catalog, place.server, request, session, place.toolset, self._prompts)
         client = scope.get("client")
-        return Action(
+        action = Action(
             id=clock.new_id(),
             route=Route.MCP,
-            verb=request.verb,
+            verb=about.verb or request.verb,
             resource=place.resource,
             received_at=clock.time(),
             server=about.server,
@@ -209,7 +266,15 @@ class McpEdge:
             owner=session.owner if session is not None else None,
             trace=_trace(request, scope[HEADERS]),
             source_ip=scope[HEADERS].get(SOURCE) if scope[RELAYED] else client[0] if client else None,
+            toolset=place.toolset,
+            selected=about.selected,
         )
+        if request.verb in ABOUT_TASKS and request.defect is None:
+            return about_tasks(self._task_ids, self._gateway.worlds.current.catalog, action, request.params)
+        if _STATE in request.forwarded:
+            held = self._states.find(request.forwarded[_STATE])
+            return dataclasses.replace(action, parent=held.action_id) if held is not None else action
+        return action
 
     def _initializing(self, action: Action, request: McpRequest, answer: Answer, place: Place) -> Action:
         """A successful `initialize` opens a session, before its answer leaves."""
@@ -235,11 +300,13 @@ class McpEdge:
     def _in_session(self, session: Session, request: McpRequest, action: Action, answer: Answer) -> GatewayError | None:
         """Note what this request means for its session; return what is wrong with it there."""
         asked, request_id = request.verb, request.id
+        if asked is Verb.SET_LEVEL:
+            answer.on_success = lambda part: session.log_at(request.params.get("level"))
         if asked is Verb.CANCELLED:
             running = session.running.get(request.forwarded.get("requestId", b""))
             answer.on_success = lambda part: self._cut(running, Cancelled("cancelled by the client"))
         elif asked is Verb.END_SESSION:
-            answer.on_success = lambda part: self._sessions.end(session)
+            answer.on_success = lambda part: self._end(session)
         elif asked is Verb.ANSWER:
             if request_id not in session.asked:
                 return InvalidRequest("this answers no request that is open")
@@ -248,6 +315,7 @@ class McpEdge:
             if session.streaming:
                 return InvalidRequest("this session has a stream already", fix="close it first")
             session.streaming = True
+            session.running[request_id or b"null"] = action.id
             answer.on_end = session.stop_streaming
         elif request_id is not None and asked is not Verb.RESUME:
             if request_id in session.running:
@@ -255,13 +323,22 @@ class McpEdge:
             session.running[request_id] = action.id
         return None
 
+    def _end(self, session: Session) -> None:
+        """End a session, and what goes on in it: questions that only its client could answer, its stream."""
+        for action_id in list(session.running.values()):
+            self._cut(action_id, ClientGone("the client ended its session"))
+        self._sessions.end(session)
+
     def _cut(self, action_id: str | None, error: GatewayError) -> None:
         call = self._gateway.running.get(action_id) if action_id is not None else None
         if call is not None:
             call.cut(error)
 
 
+_STATE = "requestState"
+_OF_PROMPTS = frozenset({Verb.PROMPTS_GET, Verb.COMPLETE})
 _NO_REQUEST = McpRequest(verb=Verb.PING, modern=True)
+_ENTRANCE, _MEDIA = "mcp.entrance", "mcp.media"  # in the mapping that equal heads share
 
 
 def presented(headers: Headers) -> Presented:

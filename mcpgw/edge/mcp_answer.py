@@ -13,8 +13,9 @@ from mcpgw.edge.asgi import JSON, Message, Receive, Send, respond
 from mcpgw.edge.mcp_replay import Replay, one_line
 from mcpgw.edge.mcp_request import McpRequest
 from mcpgw.edge.mcp_sessions import Session
+from mcpgw.edge.mcp_shown import shown_part
 from mcpgw.edge.render import denied_result, envelope, is_tool_denial, jsonrpc_error, with_receipt
-from mcpgw.errors import Denied, GatewayError, UnknownName
+from mcpgw.errors import ClientGone, Denied, GatewayError, UnknownName
 
 _SSE = [
     (b"content-type", b"text/event-stream"),
@@ -24,6 +25,7 @@ _SSE = [
 _EMPTY = b"{}"
 WATCHED_AFTER_S = 0.05
 _KEEP_ALIVE = b": keep-alive\n\n"
+_CANCELLED = b'"notifications/cancelled"'
 # The protocol's own codes have a status of their own for modern clients; ours stand in errors.WIRE.
 _MODERN_STATUS = {-32601: 404, -32700: 400, -32600: 400, -32602: 400, -32020: 400, -32021: 400, -32022: 400}
 _split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -39,6 +41,7 @@ class Answer:
         self.session = session
         self._id = request.id if request.id is not None else b"null"
         self.server: str | None = None
+        self.over_several = False  # the endpoint; its clients know resources by other URIs than their server does
         self.name: str | None = None
         self.shown_name: str | None = request.name
         self.headers: list[tuple[bytes, bytes]] = []
@@ -64,7 +67,7 @@ class Answer:
             if part.facts.get("closed") and self._replay is not None:
                 await self._close_early()
             else:
-                await self._event(self._relayed(part.body) if part.body else b"", more=True)
+                await self._event(self._relayed(part) if part.body else b"", more=True)
         else:
             if not self.opened:
                 await self._open()
@@ -85,7 +88,7 @@ class Answer:
             message = envelope(self._id, "error", jsonrpc_error(error))
             status = self._status(error)
         if self.opened:
-            await self._event(message, more=False)
+            await self._event(b"" if isinstance(error, ClientGone) else message, more=False)
         elif self._request.id is None and status == 200:
             await respond(self.send, 202, b"", ())
         else:
@@ -117,19 +120,30 @@ class Answer:
         await respond(self.send, status, self._response(part), [JSON, *self.headers])
 
     def _response(self, part: Part) -> bytes:
+        body = part.body
+        if self.over_several and self.server is not None:
+            body = shown_part(self.server, self._request.verb, part)
         if part.error_code is not None:
-            return envelope(self._id, "error", part.body)
-        receipt = part.receipt if part.body != _EMPTY else None
-        return envelope(self._id, "result", with_receipt(part.body, receipt))
+            return envelope(self._id, "error", body)
+        receipt = part.receipt if body != _EMPTY else None
+        return envelope(self._id, "result", with_receipt(body, receipt, bare=part.bare))
 
-    def _relayed(self, message: bytes) -> bytes:
-        """A request of the server gets an id of ours, under which the client's answer finds its way back."""
-        if self.session is None or b'"id"' not in message:
+    def _relayed(self, part: Part) -> bytes:
+        """A request of the server gets an id of ours, by which the client answers it, and the server takes it back."""
+        message, server = part.body, part.facts.get("server", self.server) or ""
+        if self.over_several and self.server is not None:
+            message = shown_part(self.server, self._request.verb, part)
+        if self.session is None or (b'"id"' not in message and b'"requestId"' not in message):
             return message
         members = _split(message)
+        if bytes(members.get("method", b"")) == _CANCELLED and "params" in members:
+            params = _split(members["params"])
+            known = self.session.shown(server, bytes(params.get("requestId", b"")))
+            taken_back = params if known is None else {**params, "requestId": msgspec.Raw(known)}
+            return _encode({**members, "params": taken_back})
         if "id" not in members or "method" not in members:
             return message
-        shown = self.session.ask(self.server or "", bytes(members["id"]))
+        shown = self.session.ask(server, bytes(members["id"]))
         return _encode({**members, "id": msgspec.Raw(shown)})
 
     async def _open(self) -> None:
@@ -221,6 +235,9 @@ class DisconnectWatch:
 
 _NOUNS = {
     Verb.TOOLS_CALL: "tool",
+    Verb.TASKS_GET: "task",
+    Verb.TASKS_UPDATE: "task",
+    Verb.TASKS_CANCEL: "task",
     Verb.PROMPTS_GET: "prompt",
     Verb.RESOURCES_READ: "resource",
     Verb.RESOURCES_SUBSCRIBE: "resource",

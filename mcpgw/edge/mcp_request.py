@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +10,8 @@ import msgspec
 
 from mcpgw.domain import Arguments, ClientFacts, Verb
 from mcpgw.edge.asgi import Headers
-from mcpgw.edge.strict_json import parse_object
+from mcpgw.edge.mcp_tasks import MAY_NAME_TASKS, task_defect
+from mcpgw.edge.strict_json import JsonLimits, parse_object
 from mcpgw.errors import (
     GatewayError,
     HeaderMismatch,
@@ -24,6 +22,7 @@ from mcpgw.errors import (
     UnsupportedMedia,
     UnsupportedVersion,
 )
+from mcpgw.mirrored import PARAM_PREFIX, decoded
 
 MODERN = ("2026-07-28",)
 HANDSHAKE = ("2025-11-25", "2025-06-18", "2025-03-26")
@@ -34,7 +33,14 @@ INFO_KEY, LOG_LEVEL_KEY = _PREFIX + "clientInfo", _PREFIX + "logLevel"
 _ENVELOPE_KEYS = frozenset({VERSION_KEY, CAPABILITIES_KEY, INFO_KEY, LOG_LEVEL_KEY})
 
 # What the `Mcp-Name` header repeats, by method.
-_NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+_NAMED = {
+    "tools/call": "name",
+    "prompts/get": "name",
+    "resources/read": "uri",
+    "tasks/get": "taskId",
+    "tasks/update": "taskId",
+    "tasks/cancel": "taskId",
+}
 _MODERN_VERBS = {
     v.value: v
     for v in (
@@ -48,6 +54,9 @@ _MODERN_VERBS = {
         Verb.PROMPTS_GET,
         Verb.COMPLETE,
         Verb.LISTEN,
+        Verb.TASKS_GET,
+        Verb.TASKS_UPDATE,
+        Verb.TASKS_CANCEL,
     )
 }
 _LEGACY_VERBS = {
@@ -92,8 +101,23 @@ _NAME_OF: Mapping[Verb, str] = {
     Verb.RESOURCES_READ: "uri",
     Verb.RESOURCES_SUBSCRIBE: "uri",
     Verb.RESOURCES_UNSUBSCRIBE: "uri",
+    Verb.TASKS_GET: "taskId",
+    Verb.TASKS_UPDATE: "taskId",
+    Verb.TASKS_CANCEL: "taskId",
 }
-_SENTINEL = re.compile(r"=\?base64\?(.*)\?=")
+# Where the object stands that is judged as the arguments.
+_ARGUMENTS_OF: Mapping[Verb, str] = {
+    Verb.TOOLS_CALL: "arguments",
+    Verb.PROMPTS_GET: "arguments",
+    Verb.TASKS_UPDATE: "inputResponses",
+}
+
+
+class _Params(msgspec.Struct, gc=False):
+    params: dict[str, msgspec.Raw] = {}
+
+
+_params = msgspec.json.Decoder(_Params).decode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.encode
 
@@ -118,16 +142,14 @@ class McpRequest:
     params: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_request(headers: Headers, body: bytes, *, max_depth: int) -> McpRequest:
-    """Return what the client asks. Raises ParseError, InvalidRequest, NotAcceptable, UnsupportedMedia for its shape."""
-    _check_media(headers)
-    message = parse_object(body, max_depth=max_depth)
+def read_request(headers: Headers, body: bytes, limits: JsonLimits) -> McpRequest:
+    """Return what the client asks. Raises ParseError and InvalidRequest for its shape; `check_media` comes before."""
+    message = parse_object(body, limits)
     if message.get("jsonrpc") != "2.0":
         raise InvalidRequest('`jsonrpc` must be "2.0"')
-    raw = _members(body)
-    request_id = _request_id(message, raw)
+    request_id = _request_id(message, body)
     if "method" not in message:
-        return _answer(headers, message, raw, request_id)
+        return _answer(headers, message, _members(body), request_id)
     method, params = message["method"], message.get("params", {})
     if not isinstance(method, str):
         raise InvalidRequest("`method` must be a string")
@@ -135,7 +157,7 @@ def read_request(headers: Headers, body: bytes, *, max_depth: int) -> McpRequest
     if not isinstance(params, dict):
         defect = InvalidParams("`params` must be an object")
         return McpRequest(verb=Verb.PING, modern=in_header in MODERN, id=request_id, defect=defect)
-    raw_params = _members(raw["params"]) if "params" in raw else {}
+    raw_params = _params(body).params
     meta = params.get("_meta")
     in_body = meta.get(VERSION_KEY) if isinstance(meta, dict) else None
     # A handshake-era header alone proves nothing, and neither does a missing one: the envelope decides.
@@ -146,7 +168,8 @@ def read_request(headers: Headers, body: bytes, *, max_depth: int) -> McpRequest
     return _legacy(method, params, raw_params, request_id)
 
 
-def _check_media(headers: Headers) -> None:
+def check_media(headers: Headers) -> None:
+    """Raise UnsupportedMedia or NotAcceptable for what a client must say of its message and of its answer."""
     if headers.get("content-type", "").split(";", 1)[0].strip().lower() != "application/json":
         raise UnsupportedMedia("the content type is not application/json", fix="send JSON with that content type")
     accept = headers.get("accept", "").lower()
@@ -156,13 +179,15 @@ def _check_media(headers: Headers) -> None:
         )
 
 
-def _request_id(message: Mapping[str, Any], raw: Mapping[str, msgspec.Raw]) -> bytes | None:
-    if "id" not in message:
-        return None
-    value = message["id"]
-    if isinstance(value, bool) or not isinstance(value, str | int):
+def _request_id(message: Mapping[str, Any], body: bytes) -> bytes | None:
+    value = message.get("id")
+    if type(value) is int:
+        return b"%d" % value
+    if isinstance(value, str):
+        return bytes(_members(body)["id"])
+    if "id" in message:
         raise InvalidRequest("`id` must be a string or an integer")
-    return bytes(raw["id"])
+    return None
 
 
 def _answer(
@@ -220,7 +245,7 @@ def _modern_defect(headers: Headers, method: str, params: Mapping[str, Any]) -> 
     if headers.get("mcp-method") != method:
         return HeaderMismatch("the Mcp-Method header differs from `method`")
     named = _NAMED.get(method)
-    if named is not None and params.get(named) is not None and _decoded(headers.get("mcp-name")) != params[named]:
+    if named is not None and params.get(named) is not None and decoded(headers.get("mcp-name")) != params[named]:
         return HeaderMismatch(f"the Mcp-Name header differs from `params.{named}`")
     if version not in MODERN:
         return UnsupportedVersion(
@@ -231,7 +256,7 @@ def _modern_defect(headers: Headers, method: str, params: Mapping[str, Any]) -> 
     level = meta.get(LOG_LEVEL_KEY)
     if level is not None and level not in LOG_LEVELS:
         return InvalidParams("unknown logLevel", fix=f"one of: {', '.join(LOG_LEVELS)}")
-    return None
+    return task_defect(method, params, meta[CAPABILITIES_KEY]) if method in MAY_NAME_TASKS else None
 
 
 LOG_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
@@ -275,11 +300,12 @@ def _request(
         if not isinstance(name, str):
             defect, name = InvalidParams(f"`params.{key}` must be a string"), None
     arguments = Arguments()
-    if "arguments" in params and verb in {Verb.TOOLS_CALL, Verb.PROMPTS_GET}:
-        if isinstance(params["arguments"], dict):
-            arguments = Arguments(bytes(raw_params["arguments"]))
-        elif params["arguments"] is not None:
-            defect = defect or InvalidParams("`params.arguments` must be an object")
+    held = _ARGUMENTS_OF.get(verb)
+    if held is not None:
+        if isinstance(params.get(held), dict):
+            arguments = Arguments(bytes(raw_params[held]))
+        elif params.get(held) is not None or verb is Verb.TASKS_UPDATE:
+            defect = defect or InvalidParams(f"`params.{held}` must be an object")
     if verb is Verb.LISTEN and not isinstance(params.get("notifications"), dict):
         defect = InvalidParams("`params.notifications` must be an object")
     passed = _FORWARDED.get(verb)
@@ -303,19 +329,4 @@ def _own_meta(raw_meta: Mapping[str, msgspec.Raw]) -> bytes:
 
 
 def _param_headers(headers: Headers) -> Mapping[str, str]:
-    return {name: value for name, value in headers.items() if name.startswith("mcp-param-")}
-
-
-def _decoded(value: str | None) -> str | None:
-    """Return what a header value says; None when its base64 sentinel is malformed, so that it matches nothing."""
-    if value is None:
-        return None
-    match = _SENTINEL.fullmatch(value)
-    if match is None:
-        return value
-    try:
-        decoded = base64.b64decode(match.group(1), validate=True)
-        text = decoded.decode()
-    except (binascii.Error, UnicodeDecodeError):
-        return None
-    return text if base64.b64encode(decoded).decode() == match.group(1) else None
+    return {name: value for name, value in headers.items() if name.startswith(PARAM_PREFIX)}

@@ -6,6 +6,7 @@ it without shared state. Possession proves nothing: the session belongs to the p
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -53,8 +54,17 @@ class Session:
             del self.asked[next(iter(self.asked))]
         return shown
 
+    def shown(self, server: str, upstream_id: bytes) -> bytes | None:
+        """Return the id under which the client knows a request of a server."""
+        return next((shown for shown, asked in self.asked.items() if asked == (server, upstream_id)), None)
+
     def answered(self, shown: bytes) -> None:
         self.asked.pop(shown, None)
+
+    def log_at(self, level: object) -> None:
+        """Remember the level that log messages are asked for at."""
+        if isinstance(level, str):
+            self.facts = dataclasses.replace(self.facts, log_level=level)
 
     def stop_streaming(self) -> None:
         self.streaming = False

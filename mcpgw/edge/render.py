@@ -15,6 +15,7 @@ log = logging.getLogger("mcpgw.edge")
 _encode = msgspec.json.encode
 
 RECEIPT = "io.mcpgw/receipt"
+_RECEIPT = RECEIPT.encode()
 DECISION = "io.mcpgw/decision"
 _DECIDED = ("decision_id", "effect", "rule", "retryable")
 
@@ -56,10 +57,22 @@ def denied_result(error: Denied, *, modern: bool) -> bytes:
     return _encode(result)
 
 
-def with_receipt(result: bytes, receipt: Receipt | None) -> bytes:
-    """Return a raw result object with the receipt under `_meta`; everything else byte for byte as it was."""
+def with_receipt(result: bytes, receipt: Receipt | None, *, bare: bool = False) -> bytes:
+    """Return a raw result object with the receipt under `_meta`; everything else byte for byte as it was.
+
+    `bare` as in Part: a long list need not be looked through.
+    """
     if receipt is None:
         return result
+    if bare or (b"_meta" not in result and b"\\u00" not in result and result[:2] == b'{"' and result[-1:] == b"}"):
+        # There is a member, and none can be called that: the receipt goes in before the closing brace.
+        text = b'"_meta":{"%b":{"log":"%b","index":%d,"leaf":"%b"}}}' % (
+            _RECEIPT,
+            receipt.log.encode(),
+            receipt.index,
+            receipt.leaf.encode(),
+        )
+        return b"%b,%b" % (result[:-1], text)
     members = _members(result)
     if members is None:
         return result

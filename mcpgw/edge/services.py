@@ -48,6 +48,25 @@ class Servers(Protocol):
     def diff(self, slug: str, a: str, b: str, /) -> Json: ...
 
 
+class Toolsets(Protocol):
+    """Named selections of tools over several servers.
+
+    `given` has the members of admin_schema.ToolsetGiven. All answers have at least {"slug", "tools", "warnings"}.
+    """
+
+    async def create(self, who: Principal, slug: str, given: Json, /) -> Json: ...
+
+    async def replace(self, who: Principal, slug: str, given: Json, /) -> Json:
+        """Create, or put in the place of the one of this slug."""
+        ...
+
+    async def remove(self, who: Principal, slug: str, /) -> Json: ...
+
+    def list(self) -> Sequence[Json]: ...
+
+    def show(self, slug: str, /) -> Json: ...
+
+
 class Policies(Protocol):
     """Policy bundles, by the digest of their files."""
 
@@ -168,6 +187,7 @@ class Services:
     """All of them."""
 
     servers: Servers
+    toolsets: Toolsets
     policies: Policies
     kills: Kills
     keys: Keys

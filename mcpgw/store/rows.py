@@ -24,6 +24,7 @@ from mcpgw.domain import (
     ServerVersion,
     State,
     ToolPin,
+    Toolset,
 )
 from mcpgw.errors import Conflict
 from mcpgw.store.tables import Base
@@ -37,6 +38,7 @@ TABLES: Mapping[type[Row], Table] = {
     ServerVersion: Base.metadata.tables["server_versions"],
     ActiveVersion: Base.metadata.tables["active_versions"],
     Quarantine: Base.metadata.tables["quarantines"],
+    Toolset: Base.metadata.tables["toolsets"],
     ApiKey: Base.metadata.tables["api_keys"],
     OAuthClient: Base.metadata.tables["oauth_clients"],
     Revocation: Base.metadata.tables["revocations"],
@@ -120,6 +122,7 @@ def state_of(epoch: int, rows: Mapping[type[Row], tuple[Any, ...]]) -> State:
         versions=rows[ServerVersion],
         active={a.server: a.version for a in rows[ActiveVersion]},
         quarantines=rows[Quarantine],
+        toolsets=rows[Toolset],
         keys=rows[ApiKey],
         clients=rows[OAuthClient],
         revocations=rows[Revocation],
@@ -134,5 +137,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, frozenset):
         return sorted(value)
     if isinstance(value, tuple):
-        return list(value)
+        return msgspec.to_builtins(value)
     return dict(value) if isinstance(value, Mapping) else value

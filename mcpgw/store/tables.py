@@ -43,6 +43,7 @@ class Epoch(Base, table=True):
     server_versions: int = Field(sa_type=BIG)
     active_versions: int = Field(sa_type=BIG)
     quarantines: int = Field(sa_type=BIG)
+    toolsets: int = Field(sa_type=BIG)
     api_keys: int = Field(sa_type=BIG)
     oauth_clients: int = Field(sa_type=BIG)
     revocations: int = Field(sa_type=BIG)
@@ -130,6 +131,22 @@ class QuarantineRow(Base, table=True):
     tool: str = Field(primary_key=True)
     seen_sha256: str
     seen_at: float
+
+
+class ToolsetRow(Base, table=True):
+    """`entries` are domain.ToolsetEntry as objects. What they name may be gone, or not there yet."""
+
+    __tablename__ = "toolsets"
+
+    slug: str = Field(primary_key=True)
+    title: str
+    entries: list[dict[str, Any]] = Field(sa_type=JSON)
+    created_by: str
+    created_at: float
+    instructions: str
+    search: bool
+    configured: bool
+    removed_at: float | None
 
 
 class ApiKeyRow(Base, table=True):

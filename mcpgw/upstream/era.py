@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mcpgw.domain import Action, Era, ServerVersion
-from mcpgw.errors import EraCrossing
+from mcpgw.domain import Era, ServerVersion
 
 DOUBT_S = 60.0  # after that a missing era is looked for again: servers are upgraded
 
@@ -37,7 +36,7 @@ class Eras:
                 modern=True if version.era in (Era.MODERN, Era.DUAL) else None,
                 legacy=True if version.era in (Era.LEGACY, Era.DUAL) else None,
             )
-        if self._monotonic() - learnt.learnt_at > DOUBT_S:
+        if False in (learnt.modern, learnt.legacy) and self._monotonic() - learnt.learnt_at > DOUBT_S:
             return dataclasses.replace(learnt, modern=learnt.modern or None, legacy=learnt.legacy or None)
         return learnt
 
@@ -60,14 +59,3 @@ class Eras:
         )
         self._learnt[version.endpoint] = spoken
         return spoken
-
-
-def crossing(action: Action, version: ServerVersion, spoken: Spoken) -> EraCrossing:
-    """Return the refusal of a client whose generation the server does not speak."""
-    eras = ("2026-07-28 (stateless)", "2025-11-25 and before (with a handshake)")
-    client_speaks, server_speaks = eras if action.client is not None and action.client.modern else eras[::-1]
-    return EraCrossing(
-        f"the client speaks {client_speaks}, `{version.server}` only {server_speaks}: the translation is missing",
-        fix="use a client of the server's generation, or a version of the server that speaks the client's",
-        data={"supported": list(spoken.versions)},
-    )

@@ -11,6 +11,10 @@ from mcpgw.ports import Gate
 MAX_FAREWELLS = 100  # on their way; one more is not sent: it is a courtesy
 
 
+def last_word() -> None:
+    """The gate of what may be said though no call stands behind it any more, also after a kill: that it is over."""
+
+
 def patient(gate: Gate) -> Gate:
     """Return a gate for what is written although nobody waits any more; what else forbids it, forbids it."""
 

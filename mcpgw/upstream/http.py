@@ -11,13 +11,17 @@ import ipaddress
 import re
 import socket
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from mcpgw.config import LimitsSection
-from mcpgw.errors import InvalidRequest, UpstreamUnreachable, UsageError
+from mcpgw.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable, UsageError
 from mcpgw.ports import Gate
-from mcpgw.upstream.http_wire import Connection, Response
+from mcpgw.upstream.health import TRIAL_S, Health
+from mcpgw.upstream.http_response import Response
+from mcpgw.upstream.http_wire import Connection
 
 __all__ = ["HttpClient", "Response", "Url"]
 
@@ -29,6 +33,7 @@ URL = re.compile(
 NUMERIC_HOST = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?", re.IGNORECASE)
 TARGET = re.compile(r"/[!-~]*")
 METHODS = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})  # not HEAD: its answers have no body
+WITH_CONTENT = frozenset({b"POST", b"PUT", b"PATCH"})  # RFC 9110 §8.6: these say their length, also when it is 0
 # Header lines as we send them; what frames the message is written by us alone.
 HEADERS = re.compile(
     rb"(?:(?!(?:host|content-length|transfer-encoding|connection|accept-encoding|te|trailer|upgrade|expect):)"
@@ -48,12 +53,14 @@ class Url:
     target: bytes
     authority: bytes
     socket_path: str | None = None
+    text: str = field(default="", repr=False)  # all of it, as one string, or what its health is known under
     origin: str = field(default="", repr=False)  # connections to equal origins are interchangeable
     head: bytes = field(default=b"", repr=False)  # the request line after its method, and the headers always sent
 
     def __post_init__(self) -> None:
         place = self.socket_path or f"{self.host}:{self.port}"
         object.__setattr__(self, "origin", f"{self.scheme}://{place}")
+        object.__setattr__(self, "text", self.text or self.origin + self.target.decode("ascii"))
         head = b" %b HTTP/1.1\r\nhost: %b\r\naccept-encoding: identity\r\n" % (self.target, self.authority)
         object.__setattr__(self, "head", head)
 
@@ -105,7 +112,13 @@ def _canonical(host: str) -> str:
 class HttpClient:
     """The pool of one worker. `allow_address` vets every address at every connect."""
 
-    def __init__(self, limits: LimitsSection, allow_address: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        limits: LimitsSection,
+        allow_address: Callable[[str], bool],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.health = Health(monotonic)
         self._limits = limits
         self._allow_address = allow_address
         self._kept: dict[str, list[Connection]] = {}
@@ -134,10 +147,31 @@ class HttpClient:
         cannot be sent), and what `gate` raises.
         """
         request = _request(method, url, headers, body)
+        within_s = first_byte_s or self._limits.first_byte_s
+        if url.socket_path is not None:  # a worker of ours: whether those live is known otherwise
+            return await self._send(url, request, gate, within_s)
+        health, place = self.health, url.text
+        if health.admit(place):
+            within_s = min(within_s, TRIAL_S)
+        try:
+            response = await self._send(url, request, gate, within_s)
+        except (UpstreamUnreachable, UpstreamFailed, UpstreamTimeout):
+            health.failed(place)
+            raise
+        except BaseException:
+            health.given_up(place)
+            raise
+        if response.status >= 500:
+            health.failed(place)
+        else:
+            health.answered(place)
+        return response
+
+    async def _send(self, url: Url, request: bytes, gate: Gate, within_s: float) -> Response:
         connection = self._take(url.origin) or await self._connect(url)
         written = False
         try:
-            response = connection.send(gate, request, first_byte_s or self._limits.first_byte_s)
+            response = connection.send(gate, request, within_s)
             written = True
         finally:
             if not written:
@@ -295,12 +329,19 @@ def _context() -> ssl.SSLContext:
 def _request(method: bytes, url: Url, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bytes:
     if method not in METHODS:
         raise InvalidRequest("the method cannot be sent", fix="use GET, POST, PUT, PATCH, DELETE or OPTIONS")
+    lines = _lines(tuple(headers))
+    if body or method in WITH_CONTENT:
+        return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (method, url.head, lines, len(body), body)
+    return b"%b%b%b\r\n" % (method, url.head, lines)
+
+
+@lru_cache(maxsize=1024)
+def _lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """Return header lines; kept, since the calls of one session have the same."""
     lines = b"".join([b"%b: %b\r\n" % header for header in headers])
     if not HEADERS.fullmatch(lines) or lines.count(b"\r\n") != len(headers):
         raise InvalidRequest(
             "a header for the upstream cannot be sent",
             fix="a name is a token and none of the framing headers; a value holds no line break and no NUL",
         )
-    if body or method == b"POST":
-        return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (method, url.head, lines, len(body), body)
-    return b"%b%b%b\r\n" % (method, url.head, lines)
+    return lines

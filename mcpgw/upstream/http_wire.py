@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 import httptools
 
 from mcpgw.config import LimitsSection
 from mcpgw.errors import GatewayError, UpstreamFailed, UpstreamTimeout
 from mcpgw.ports import Gate
+from mcpgw.upstream.http_response import MAY_HAVE_TAKEN_EFFECT, Response
 
 MAX_HEAD_BYTES = 65_536  # also of chunk extensions and trailers between two pieces of a body
-HIGH_WATER_BYTES = 262_144  # what is read ahead of a reader of chunks
 # Two of these in one answer are two answers: whoever reads the other one sees something else than we judge.
 SINGLE = frozenset(
     {
@@ -27,15 +27,26 @@ SINGLE = frozenset(
         b"mcp-protocol-version",
     }
 )
-MAY_HAVE_TAKEN_EFFECT = "the request was sent and may have taken effect: do not repeat it blindly"
 # Kept connections are dropped before common servers drop them (uvicorn and Node: 5 s), because a request written
 # into a closing connection is lost and must not be sent again.
 KEPT_S = 4.0
+KNOWN_HEADS, KNOWN_HEAD_BYTES = 16, 2048
 MAX_KEPT_S = 60.0
 
 
 class Refused(Exception):
     """An answer that breaks the rules; raised inside parser callbacks."""
+
+
+class KnownHead:
+    """A head that has been parsed, found flawless, and followed by its whole body; equal bytes say the same again."""
+
+    __slots__ = ("headers", "length", "status")
+
+    def __init__(self, status: int, headers: dict[bytes, bytes], length: int) -> None:
+        self.status = status
+        self.headers = headers
+        self.length = length
 
 
 class Connection(asyncio.Protocol):
@@ -60,6 +71,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.keep_until = self._loop.time() + KEPT_S
         self._parser = httptools.HttpResponseParser(self)
+        self._known: dict[bytes, KnownHead] = {}
         self._transport: asyncio.Transport
         self._open = False
         self._paused = False
@@ -200,6 +212,13 @@ class Connection(asyncio.Protocol):
         if response is None:
             self.close()  # an answer to nothing would be taken for the answer to the next request
             return
+        fresh = not (self._fed or self._head)
+        if fresh:
+            end = data.find(b"\r\n\r\n") + 4
+            known = self._known.get(data[:end])
+            if known is not None and len(data) - end == known.length:
+                self._recognise(response, known, data[end:])
+                return
         self._fed += len(data)
         try:
             self._parser.feed_data(data)
@@ -210,11 +229,31 @@ class Connection(asyncio.Protocol):
                 self._refuse(self._refusal or f"does not speak HTTP/1.1: {error}")
             return
         if self._complete:
+            if fresh and self._keep_alive:
+                self._remember(data, response)
             self._finish(reusable=self._keep_alive)
         elif self._fed > MAX_HEAD_BYTES:
             self._refuse("sent headers without end" if not self._head else "sent chunk framing without end")
         elif self._head:
             self._buffered(response)
+
+    def _remember(self, data: bytes, response: Response) -> None:
+        """Know the head again, which came with its whole message: heads of one server are nearly always the same."""
+        end = data.find(b"\r\n\r\n") + 4
+        length = int(response.headers.get(b"content-length", b"-1"))
+        if end <= KNOWN_HEAD_BYTES and len(data) - end == length:
+            if len(self._known) >= KNOWN_HEADS:
+                self._known.clear()
+            self._known[data[:end]] = KnownHead(response.status, response.headers, length)
+
+    def _recognise(self, response: Response, known: KnownHead, body: bytes) -> None:
+        response.status, response.headers = known.status, known.headers
+        response.pieces, response.size = [body], len(body)
+        self._head = self._complete = True
+        if response.whole and response.size > response.room:
+            self._refuse(f"sent an answer of more than {response.room} bytes")
+        else:
+            self._finish(reusable=True)
 
     def _buffered(self, response: Response) -> None:
         if response.size > response.room:
@@ -290,106 +329,3 @@ class Connection(asyncio.Protocol):
             self._informational = False
         else:
             self._complete = True
-
-
-class Response:
-    """The answer to one request. Read it by `body` or by `chunks`, and always `aclose` it.
-
-    `headers` are by lower-case name; of a name that came several times the values are joined with a comma.
-    """
-
-    __slots__ = (
-        "_connection",
-        "_limits",
-        "_loop",
-        "_started",
-        "_waiter",
-        "complete",
-        "failure",
-        "headers",
-        "pieces",
-        "room",
-        "size",
-        "status",
-        "whole",
-    )
-
-    def __init__(
-        self, connection: Connection, loop: asyncio.AbstractEventLoop, limits: LimitsSection, started: float
-    ) -> None:
-        self.status = 0
-        self.headers: dict[bytes, bytes] = {}
-        # Between connection and reader:
-        self.pieces: list[bytes] = []
-        self.size = 0
-        self.room = HIGH_WATER_BYTES
-        self.whole = self.complete = False
-        self.failure: GatewayError | None = None
-        self._connection = connection
-        self._loop = loop
-        self._limits = limits
-        self._started = started
-        self._waiter: asyncio.Future[None] | None = None
-
-    async def begun(self) -> None:
-        """Return when the headers are there. Raises UpstreamFailed, UpstreamTimeout."""
-        while not self.status or self.failure:
-            await self._more(None)
-
-    async def body(self) -> bytes:
-        """Return the whole body.
-
-        Raises UpstreamFailed (cut, malformed, more than `limits.result_bytes`), UpstreamTimeout after `limits.call_s`.
-        """
-        self.room = self._limits.result_bytes
-        self.whole = True
-        if max(self.size, int(self.headers.get(b"content-length", b"0"))) > self.room:
-            self._abandon()
-            raise UpstreamFailed(
-                f"the upstream sent an answer of more than {self.room} bytes", fix=MAY_HAVE_TAKEN_EFFECT
-            )
-        while not self.complete:
-            await self._more(self._started + self._limits.call_s)
-        return self._take()
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body as it arrives; a reader that is slow slows the upstream down.
-
-        Raises UpstreamFailed when it is cut, UpstreamTimeout after `limits.stream_idle_s` of silence.
-        """
-        while self.pieces or not self.complete:
-            if self.pieces:
-                yield self._take()
-            else:
-                await self._more(self._loop.time() + self._limits.stream_idle_s)
-
-    async def aclose(self) -> None:
-        """Let go: an unfinished answer's connection is closed at once, so that the upstream sees it."""
-        self._abandon()
-
-    def wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _take(self) -> bytes:
-        pieces, self.pieces, self.size = self.pieces, [], 0
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    async def _more(self, deadline: float | None) -> None:
-        if self.failure is not None:
-            raise self.failure
-        if deadline is not None:
-            self._connection.listen(deadline)
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        except asyncio.CancelledError:
-            self._abandon()
-            raise
-        finally:
-            self._waiter = None
-
-    def _abandon(self) -> None:
-        if not self.complete and self.failure is None:
-            self.failure = UpstreamFailed("the answer was given up before its end")
-            self._connection.abandon(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mcpgw.errors import Internal
 from mcpgw.ports import Gate
 from mcpgw.upstream.http import HttpClient, Response
 from mcpgw.upstream.mcp_parts import Asked, cancelled
@@ -27,6 +28,13 @@ class Channel:
         self.session = session
 
     @property
+    def opened(self) -> Session:
+        """The session, of a channel that is within one."""
+        if self.session is None:
+            raise Internal("a call was sent outside of a session")
+        return self.session
+
+    @property
     def has_session_id(self) -> bool:
         return self.session is not None and self.session.id is not None
 
@@ -39,9 +47,9 @@ class Channel:
         response = await self.post(cancelled(own_id), gate)
         await response.aclose()
 
-    async def tell(self, body: bytes) -> int:
+    async def tell(self, body: bytes, gate: Gate | None = None) -> int:
         """Send a message that has no answer; return the status. Raises SessionLost, UpstreamFailed."""
-        response = await self.post(body)
+        response = await self.post(body, gate)
         await response.aclose()
         if response.status == 404 and self.has_session_id:
             raise SessionLost

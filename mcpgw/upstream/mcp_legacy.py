@@ -15,7 +15,7 @@ from mcpgw.upstream.farewells import Farewells
 from mcpgw.upstream.flights import Flights
 from mcpgw.upstream.http import HttpClient, Response
 from mcpgw.upstream.mcp_channel import ERA, Channel, SessionLost
-from mcpgw.upstream.mcp_legacy_stream import LegacyStream
+from mcpgw.upstream.mcp_legacy_stream import LegacyStream, Streamed, Telling
 from mcpgw.upstream.mcp_parts import (
     NOTIFICATIONS,
     Asked,
@@ -23,19 +23,21 @@ from mcpgw.upstream.mcp_parts import (
     Message,
     Whole,
     accepted,
+    encode,
     notification,
     params_of,
     read_message,
     reply,
     request,
 )
-from mcpgw.upstream.mcp_sessions import Session, Sessions, handshake, key_of
+from mcpgw.upstream.mcp_sessions import Session, Sessions, key_of, opening
 from mcpgw.upstream.mcp_wire import Sending, final, media_type, unusable
 
 # How servers refuse a session with status 400: the TypeScript and Python SDKs when they do not know it, and a server
 # that has become modern in the meantime.
 _SESSION_ERRORS = frozenset({-32000, -32600, -32022})
 _OPENING = frozenset({Verb.INITIALIZE, Verb.DISCOVER})
+OCCUPIED_S = (0.05, 0.2, 0.5)  # a server may not have noticed yet that the session's last stream is gone
 
 
 class NoHandshake(Exception):
@@ -61,7 +63,7 @@ class LegacyWire:
         self._eras = eras
         self._limits = limits
         self._on_list_changed = on_list_changed
-        self._farewells = Farewells()
+        self.farewells = Farewells()
         self._sessions = Sessions(limits, clock.monotonic)
         self._opening: Flights[Session] = Flights()
         self._greeting: Flights[None] = Flights()
@@ -76,27 +78,49 @@ class LegacyWire:
             return await self._end(sending)
         if verb in NOTIFICATIONS or verb is Verb.ANSWER:
             return await self._tell(sending)
-        key = key_of(sending)
         for _ in range(2):
-            session = self._sessions.get(key) or await self.open(sending)
-            channel = Channel(self._http, sending, session)
+            channel = await self.channel(sending, greeting=verb is not Verb.PING)
             try:
-                if not session.greeted and verb is not Verb.PING:
-                    await self._greet(channel, session)
-                return await (self._stream(channel) if verb is Verb.STREAM else self._call(channel))
+                return Streamed(await self.stream(channel)) if verb is Verb.STREAM else await self._call(channel)
             except SessionLost:
-                self._sessions.forget(key, session)
-        asked = Asked(verb, sending.server, ERA)
-        raise asked.failed("session_lost", "does not know the session that it has just opened")
+                self.forget(channel)
+        raise unknown_session(sending)
+
+    def servers_of(self, client_session: str) -> frozenset[str]:
+        """Return the servers with which a session is open for this one of a client."""
+        return self._sessions.servers_of(client_session)
 
     def end_session(self, client_session: str) -> None:
         """Forget what was opened with servers for a session of a client that is over."""
         self._sessions.forget_client(client_session)
 
     async def aclose(self) -> None:
-        await self._farewells.aclose()
+        await self.farewells.aclose()
 
     # Sessions
+
+    async def channel(self, sending: Sending, *, greeting: bool = True) -> Channel:
+        """Return the way of a call to its server, in its session. Raises NoHandshake."""
+        key = key_of(sending)
+        for _ in range(2):
+            session = self._sessions.get(key) or await self.open(sending)
+            channel = Channel(self._http, sending, session)
+            try:
+                if greeting and not session.greeted:
+                    await self._greet(channel, session)
+                return channel
+            except SessionLost:
+                self.forget(channel)
+        raise unknown_session(sending)
+
+    def within(self, sending: Sending, session: Session) -> Channel:
+        """Return the way of a call that goes on with what was begun in this session."""
+        return Channel(self._http, sending, session)
+
+    def forget(self, channel: Channel) -> None:
+        """Forget a session that its server has forgotten."""
+        if channel.session is not None:
+            self._sessions.forget(key_of(channel.sending), channel.session)
 
     async def open(self, sending: Sending) -> Session:
         """Return a new session, or the one that another call of the same client is opening. Raises NoHandshake."""
@@ -104,7 +128,7 @@ class LegacyWire:
 
     async def _open(self, sending: Sending) -> Session:
         asked = Asked(Verb.INITIALIZE, sending.server, ERA)
-        body = request(asked.id, "initialize", handshake(sending.action))
+        body = request(asked.id, "initialize", opening(sending))
         response = None
         try:
             response = await Channel(self._http, sending, None).post(body)
@@ -141,8 +165,20 @@ class LegacyWire:
             if not session.greeted:
                 await channel.tell(notification("notifications/initialized", b"{}"))
                 session.greeted = True
+                await self._tell_level(channel, session)
 
         await self._greeting.join(key_of(channel.sending), once)
+
+    async def _tell_level(self, channel: Channel, session: Session) -> None:
+        """Tell a session that is opened after its client asked for log messages at a level, which one that is."""
+        action = channel.sending.action
+        client = action.client
+        if client is None or client.modern or client.log_level is None or action.verb is Verb.SET_LEVEL:
+            return
+        if "logging" in session.capabilities:
+            asked = Asked(Verb.SET_LEVEL, channel.sending.server, ERA)
+            # A server that refuses says what it wants to say.
+            await self.request(channel, asked, b'{"level":%b}' % encode(client.log_level))
 
     async def _end(self, sending: Sending) -> Whole:
         key = key_of(sending)
@@ -181,24 +217,39 @@ class LegacyWire:
             raise asked.failed("session_lost", "no longer has the session of the request that is answered") from None
 
     async def _call(self, channel: Channel) -> Exchange:
-        sending = channel.sending
-        action = sending.action
-        asked = Asked(action.verb, sending.server, ERA)
+        action = channel.sending.action
+        asked = Asked(action.verb, channel.sending.server, ERA)
         meta = action.client.meta if action.client is not None else b"{}"
-        params = params_of(action, sending.judged.arguments.raw, meta if meta != b"{}" else b"")
+        params = params_of(action, channel.sending.judged.arguments.raw, meta if meta != b"{}" else b"")
+        found = await self.post(channel, asked, params)
+        return Whole(found) if isinstance(found, Part) else Streamed(self.streamed(channel, asked, found))
+
+    async def post(self, channel: Channel, asked: Asked, params: bytes) -> Part | Response:
+        """Send a request; return its answer, or the stream on which that will arrive. Raises SessionLost."""
+        sending = channel.sending
         before = sending.writes
         response = None
         try:
-            response = await channel.post(request(asked.id, action.verb.value, params))
+            response = await channel.post(request(asked.id, asked.verb.value, params))
             if response.status == 200 and media_type(response) == b"text/event-stream":
-                return self._streamed(channel, asked, response)
+                return response
             return await self._answered(channel, asked, response)
         except (asyncio.CancelledError, UpstreamTimeout) as error:
             if sending.writes > before:
-                self._farewells.say(lambda gate: channel.cancel(asked.id, gate), sending.gate, error)
+                self.farewells.say(lambda gate: channel.cancel(asked.id, gate), sending.gate, error)
             raise
 
-    async def _answered(self, channel: Channel, asked: Asked, response: Response) -> Whole:
+    async def request(self, channel: Channel, asked: Asked, params: bytes) -> Part:
+        """Send a request and return its answer, whatever is said before it. Raises SessionLost."""
+        found = await self.post(channel, asked, params)
+        if isinstance(found, Part):
+            return found
+        try:
+            return asked.answer(await final(found, asked, self._limits), PartKind.WHOLE)
+        finally:
+            await found.aclose()
+
+    async def _answered(self, channel: Channel, asked: Asked, response: Response) -> Part:
         kind, status = media_type(response), response.status
         try:
             if status == 404 and channel.has_session_id:
@@ -209,19 +260,26 @@ class LegacyWire:
         finally:
             await response.aclose()
         if status == 200:
-            return Whole(asked.answer(asked.read(data), PartKind.WHOLE))
+            return asked.answer(asked.read(data), PartKind.WHOLE)
         message = read_message(data)
         if status == 400 and channel.has_session_id and message is not None and _is_session_error(message):
             raise SessionLost
         if message is None or not message.error or not asked.is_answered_by(message):
             raise unusable(asked, response)
-        return Whole(asked.answer(message, PartKind.WHOLE, status))
+        return asked.answer(message, PartKind.WHOLE, status)
 
-    async def _stream(self, channel: Channel) -> LegacyStream:
+    async def stream(self, channel: Channel, telling: Telling | None = None, *, quiet: bool = False) -> LegacyStream:
+        """Open the stream of a session. Raises MethodNotAllowed, SessionLost."""
         asked = Asked(Verb.STREAM, channel.sending.server, ERA)
         response = await channel.listen()
+        for wait_s in OCCUPIED_S:
+            if response.status != 409:
+                break
+            await response.aclose()
+            await asyncio.sleep(wait_s)
+            response = await channel.listen()
         if response.status == 200 and media_type(response) == b"text/event-stream":
-            return self._streamed(channel, asked, response)
+            return self.streamed(channel, asked, response, telling, quiet=quiet)
         await response.aclose()
         if response.status == 405:
             raise MethodNotAllowed(f"`{asked.server}` offers no stream of its own")
@@ -229,8 +287,30 @@ class LegacyWire:
             raise SessionLost
         raise unusable(asked, response)
 
-    def _streamed(self, channel: Channel, asked: Asked, response: Response) -> LegacyStream:
-        return LegacyStream(channel, asked, response, self._limits, self._on_list_changed, self._farewells)
+    def streamed(
+        self,
+        channel: Channel,
+        asked: Asked,
+        response: Response,
+        telling: Telling | None = None,
+        *,
+        quiet: bool = False,
+    ) -> LegacyStream:
+        return LegacyStream(
+            channel,
+            asked,
+            response,
+            self._limits,
+            self._on_list_changed,
+            self.farewells,
+            telling,
+            quiet=quiet,
+        )
+
+
+def unknown_session(sending: Sending) -> UpstreamFailed:
+    asked = Asked(sending.action.verb, sending.server, ERA)
+    return asked.failed("session_lost", "does not know the session that it has just opened")
 
 
 def _told(sending: Sending) -> bytes | None:

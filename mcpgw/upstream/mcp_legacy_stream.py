@@ -6,25 +6,66 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from typing import Protocol, cast
 
 from mcpgw.config import LimitsSection
 from mcpgw.domain import Part, PartKind, Verb
 from mcpgw.errors import UpstreamFailed, UpstreamTimeout, UpstreamUnreachable, WorldMoved
-from mcpgw.upstream.farewells import Farewells
+from mcpgw.ports import Gate
+from mcpgw.upstream.farewells import Farewells, last_word
 from mcpgw.upstream.http import Response
 from mcpgw.upstream.mcp_channel import ERA, Channel, SessionLost
 from mcpgw.upstream.mcp_parts import Asked, ListChanged, Message, own_reply
-from mcpgw.upstream.mcp_wire import ALIVE, events, media_type, opened_late, tell, unusable
-from mcpgw.upstream.sse import SseEvent
+from mcpgw.upstream.mcp_wire import ALIVE, media_type, opened_late, tell, unusable
+from mcpgw.upstream.sse import SseEvent, SseSplitter
 
 RETRY_S, MIN_RETRY_S, MAX_RETRY_S = 1.0, 0.02, 30.0
 MAX_RESUMPTIONS = 3  # in a row, without an event
 MAX_WORLDS = 5
 _RETRY = re.compile(rb"^retry: ?([0-9]{1,9})\r?$", re.MULTILINE)
+OPENED = Part(PartKind.OPENED, facts={"upstream_status": 200, "era": ERA})
+
+
+class Telling(Protocol):
+    """How what a server sends on a stream is told to whoever asked."""
+
+    def heard(self, message: Message) -> Part | bytes | None:
+        """Return what to tell of a notification or a request, or what to answer the server; None: neither."""
+        ...
+
+    def answered(self, message: Message) -> Part:
+        """Return the last part. Raises UpstreamFailed for what is no answer to the request."""
+        ...
+
+    async def lull(self, more: Callable[[], bool]) -> Part | None:
+        """Return what is to be told when the server has said all for now; `more`: it says on."""
+        ...
+
+
+class AsItIs:
+    """To a client of the same generation; `relays`: there is one, which answers requests of the server itself."""
+
+    def __init__(self, asked: Asked, *, relays: bool) -> None:
+        self._asked = asked
+        self._relays = relays
+
+    def heard(self, message: Message) -> Part | bytes | None:
+        body = own_reply(message, relayed=self._relays) if message.has_id else None
+        return self._asked.event(message) if body is None else body
+
+    def answered(self, message: Message) -> Part:
+        return self._asked.answer(message, PartKind.LAST)
+
+    async def lull(self, more: Callable[[], bool]) -> Part | None:
+        return None
 
 
 class LegacyStream:
-    """An exchange. A stream that ends before its answer is resumed where its last event stood, if that had an id."""
+    """What a server sends on one stream. One that ends before its answer is resumed where its last event stood.
+
+    `parts` go on behind a part that is held, once `go_on` has said for whom. `quiet`: the server may be silent for as
+    long as the stream lives.
+    """
 
     def __init__(
         self,
@@ -34,31 +75,49 @@ class LegacyStream:
         limits: LimitsSection,
         on_list_changed: ListChanged,
         farewells: Farewells,
+        telling: Telling | None = None,
+        *,
+        quiet: bool = False,
     ) -> None:
+        self.asked = asked
+        self.telling = telling or AsItIs(asked, relays=not channel.sending.own)
         self._channel = channel
-        self._asked = asked
         self._response = response
         self._limits = limits
         self._on_list_changed = on_list_changed
         self._farewells = farewells
+        self._idle_s = limits.stream_s if quiet else limits.stream_idle_s
         self._until = asyncio.get_running_loop().time() + limits.stream_s
         self._last_id: bytes | None = None
         self._retry_s = RETRY_S
         self._resumptions = 0
         self._answered = asked.verb is Verb.STREAM  # which has no answer to wait for
-        opened = Part(PartKind.OPENED, facts={"upstream_status": 200, "era": ERA})
-        self._parts = opened_late(self._read(), opened, at_once=asked.verb is Verb.STREAM)
+        self.parts = self._read()
 
-    def __aiter__(self) -> AsyncIterator[Part]:
-        return self._parts
+    def go_on(self, channel: Channel, telling: Telling) -> None:
+        """Read on in the name of another call."""
+        self._channel, self.telling = channel, telling
+        self._until = asyncio.get_running_loop().time() + self._limits.stream_s
 
     async def aclose(self, reason: BaseException | None) -> None:
-        await self._parts.aclose()
+        """Let go. The server is told that nobody waits, unless it has answered, or the call may write no more."""
+        await self._close()
+        self._say_farewell(self._channel.sending.gate, reason)
+
+    async def abandon(self) -> None:
+        """Let go of a stream that no call stands behind any more; the server is told, whatever ended the call."""
+        await self._close()
+        self._say_farewell(last_word, None)
+
+    async def _close(self) -> None:
+        await self.parts.aclose()
         await self._response.aclose()
+
+    def _say_farewell(self, gate: Gate, reason: BaseException | None) -> None:
         if not self._answered:
             self._answered = True
-            channel, own_id = self._channel, self._asked.id
-            self._farewells.say(lambda gate: channel.cancel(own_id, gate), channel.sending.gate, reason)
+            channel, own_id = self._channel, self.asked.id
+            self._farewells.say(lambda gate: channel.cancel(own_id, gate), gate, reason)
 
     async def _read(self) -> AsyncGenerator[Part, None]:
         while True:
@@ -66,17 +125,17 @@ class LegacyStream:
                 async with aclosing(self._segment()) as parts:
                     async for part in parts:
                         yield part
-                        if part.kind is PartKind.LAST:
+                        if part.kind is PartKind.LAST and part.held is None:
                             return
             except (UpstreamFailed, UpstreamTimeout) as failure:
                 if not self._resumable(failure):
-                    if self._asked.verb is Verb.STREAM and isinstance(failure, UpstreamTimeout):
+                    if self.asked.verb is Verb.STREAM and isinstance(failure, UpstreamTimeout):
                         return  # nothing was said for long: the client may listen again
                     raise
             if self._last_id is None:
-                if self._asked.verb is Verb.STREAM:
+                if self.asked.verb is Verb.STREAM:
                     return
-                raise self._asked.failed("cut", "ended its stream before the answer")
+                raise self.asked.failed("cut", "ended its stream before the answer")
             async with aclosing(self._resume(self._last_id)) as parts:
                 async for part in parts:
                     yield part
@@ -87,23 +146,40 @@ class LegacyStream:
 
     async def _segment(self) -> AsyncGenerator[Part, None]:
         """Yield what the current response holds, up to the answer or its end."""
-        async with aclosing(events(self._response, self._limits, self._asked.server, self._until)) as arriving:
-            async for event in arriving:
-                self._note(event)
-                if not event.data:
-                    yield ALIVE
-                    continue
-                message = self._asked.read(event.data)
-                if message.method is None:
-                    if self._asked.verb is not Verb.STREAM:  # there no answer is due
-                        last = self._asked.answer(message, PartKind.LAST)
-                        self._answered = True
-                        yield last
-                        return
-                    continue
-                async with aclosing(self._received(message)) as parts:
-                    async for part in parts:
-                        yield part
+        now, response = asyncio.get_running_loop().time, self._response
+        splitter = SseSplitter(self._limits.result_bytes)
+        async with aclosing(cast(AsyncGenerator[bytes, None], response.chunks(self._idle_s))) as chunks:
+            async for chunk in chunks:
+                if now() >= self._until:
+                    raise UpstreamTimeout(f"the stream of `{self.asked.server}` lasted longer than limits.stream_s")
+                for event in splitter.feed(chunk):
+                    taken = self._taken(event) if event.event == "message" else None
+                    if isinstance(taken, bytes):
+                        async with aclosing(self._replied(taken)) as parts:
+                            async for part in parts:
+                                yield part
+                    elif taken is not None:
+                        yield taken
+                        if taken.kind is PartKind.LAST:
+                            return
+                lull = await self.telling.lull(lambda: bool(response.pieces))
+                if lull is not None:
+                    yield lull
+
+    def _taken(self, event: SseEvent) -> Part | bytes | None:
+        """Return what to tell the client of an event, or what to answer the server; None: neither."""
+        self._note(event)
+        if not event.data:
+            return ALIVE
+        message = self.asked.read(event.data)
+        if message.method is not None:
+            tell(self._on_list_changed, self.asked.server, message)
+            return self.telling.heard(message)
+        if self.asked.verb is Verb.STREAM:
+            return None  # there no answer is due
+        last = self.telling.answered(message)
+        self._answered = True
+        return last
 
     def _note(self, event: SseEvent) -> None:
         self._resumptions = 0
@@ -113,22 +189,26 @@ class LegacyStream:
         if retry is not None:
             self._retry_s = min(max(int(retry[1]) / 1000, MIN_RETRY_S), MAX_RETRY_S)
 
-    async def _received(self, message: Message) -> AsyncGenerator[Part, None]:
-        """Yield a notification, or a request that is the client's to answer; answer any other request."""
-        tell(self._on_list_changed, self._asked.server, message)
-        body = own_reply(message, relayed=not self._channel.sending.own) if message.has_id else None
-        if body is None:
-            yield self._asked.event(message)
-            return
+    async def say(self, body: bytes) -> AsyncGenerator[Part, None]:
+        """Write what the client has answered to a request of the server."""
 
-        async def answer() -> None:
+        async def say() -> None:
             await self._channel.tell(body)
 
         try:
-            async with aclosing(self._written(answer)) as parts:
+            async with aclosing(self._written(say)) as parts:
                 async for part in parts:
                     yield part
-        except (UpstreamFailed, UpstreamTimeout, UpstreamUnreachable, SessionLost):
+        except SessionLost:
+            raise self.asked.failed("session_lost", "no longer has the session of this call") from None
+
+    async def _replied(self, body: bytes) -> AsyncGenerator[Part, None]:
+        """Write our own answer to a request of the server."""
+        try:
+            async with aclosing(self.say(body)) as parts:
+                async for part in parts:
+                    yield part
+        except (UpstreamFailed, UpstreamTimeout, UpstreamUnreachable):
             return  # the server did not take our answer: its request is its own affair
 
     async def _resume(self, last_id: bytes) -> AsyncGenerator[Part, None]:
@@ -136,7 +216,7 @@ class LegacyStream:
         await self._response.aclose()
         self._resumptions += 1
         if self._resumptions > MAX_RESUMPTIONS or asyncio.get_running_loop().time() + self._retry_s > self._until:
-            raise self._asked.failed("cut", "ended its stream before the answer, and did not go on with it")
+            raise self.asked.failed("cut", "ended its stream before the answer, and did not go on with it")
         yield Part(PartKind.EVENT, facts={"closed": True})  # whose client knows such streams is told to come back
         await asyncio.sleep(self._retry_s)
 
@@ -148,9 +228,9 @@ class LegacyStream:
                 async for part in parts:
                     yield part
         except UpstreamUnreachable as error:
-            raise self._asked.failed("cut", "ended its stream before the answer, and cannot be reached") from error
+            raise self.asked.failed("cut", "ended its stream before the answer, and cannot be reached") from error
         if self._response.status != 200 or media_type(self._response) != b"text/event-stream":
-            raise unusable(self._asked, self._response)
+            raise unusable(self.asked, self._response)
 
     async def _written(self, write: Callable[[], Awaitable[None]]) -> AsyncGenerator[Part, None]:
         """Write in the middle of a stream. When the world moves, the call is judged again first, by a part."""
@@ -162,4 +242,19 @@ class LegacyStream:
                 await asyncio.sleep(0.05 * attempt)  # the part may wait in a queue before it is judged
             else:
                 return
-        raise self._asked.failed("superseded", "was not written to: the gateway's state changed too fast")
+        raise self.asked.failed("superseded", "was not written to: the gateway's state changed too fast")
+
+
+class Streamed:
+    """An exchange: the answer to one call, or a stream of its own, from beginning to end."""
+
+    def __init__(self, stream: LegacyStream) -> None:
+        self._stream = stream
+        self._parts = opened_late(stream.parts, OPENED, at_once=stream.asked.verb is Verb.STREAM)
+
+    def __aiter__(self) -> AsyncIterator[Part]:
+        return self._parts
+
+    async def aclose(self, reason: BaseException | None) -> None:
+        await self._parts.aclose()
+        await self._stream.aclose(reason)

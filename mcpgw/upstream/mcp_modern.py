@@ -11,6 +11,8 @@ import msgspec
 from mcpgw.config import LimitsSection
 from mcpgw.domain import Part, PartKind, Verb
 from mcpgw.errors import UpstreamFailed
+from mcpgw.mirrored import encoded, headers_of, others
+from mcpgw.task_ids import TASK_VERBS, TaskIds
 from mcpgw.upstream.http import HttpClient, Response
 from mcpgw.upstream.mcp_parts import (
     MODERN_VERSIONS,
@@ -18,13 +20,12 @@ from mcpgw.upstream.mcp_parts import (
     ListChanged,
     Message,
     Whole,
-    header_value,
     modern_meta,
-    param_headers,
     params_of,
     read_message,
     request,
 )
+from mcpgw.upstream.mcp_tasks import addressed
 from mcpgw.upstream.mcp_wire import (
     ACCEPT,
     ALIVE,
@@ -42,7 +43,8 @@ from mcpgw.upstream.mcp_wire import (
 ERA = "modern"
 _NAMED = frozenset({Verb.TOOLS_CALL, Verb.PROMPTS_GET, Verb.RESOURCES_READ})
 # Errors that only a server of this era can make: HeaderMismatch, MissingRequiredClientCapability, and the one below.
-_MODERN_ERRORS = frozenset({-32020, -32021})
+_HEADER_MISMATCH = -32020
+_MODERN_ERRORS = frozenset({_HEADER_MISMATCH, -32021})
 _UNSUPPORTED_VERSION = -32022
 # What says nothing about an era: the server, or something in front of it, is unwell or wants a credential.
 _SAYS_NOTHING = frozenset({401, 403, 407, 408, 429})
@@ -78,22 +80,29 @@ _probe_error = msgspec.json.Decoder(_ProbeError).decode
 class ModernWire:
     """Sends calls to servers of this era."""
 
-    def __init__(self, http: HttpClient, limits: LimitsSection, on_list_changed: ListChanged) -> None:
+    def __init__(
+        self, http: HttpClient, limits: LimitsSection, on_list_changed: ListChanged, task_ids: TaskIds | None = None
+    ) -> None:
         self._http = http
         self._limits = limits
         self._on_list_changed = on_list_changed
+        self._task_ids = task_ids
 
     async def ask(self, sending: Sending) -> Whole | ModernStream:
         """Send a call. Raises NotModern besides what every upstream raises."""
-        action = sending.action
+        action = addressed(sending.judged) if sending.action.tasks else sending.action
         # The gateway itself asks either era what it is by `initialize`: here that is `server/discover`.
         verb = Verb.DISCOVER if action.verb is Verb.INITIALIZE else action.verb
         listens_as = action.forwarded.get("#id") if verb is Verb.LISTEN else None
-        asked = Asked(verb, sending.server, ERA, client_id=listens_as)
+        asked = Asked(verb, sending.server, ERA, client_id=listens_as, judged=sending.judged, task_ids=self._task_ids)
         client = action.client if action.client is not None and action.client.modern else None
         meta = modern_meta(client, action.client.meta if action.client is not None else b"{}")
         params = params_of(action, sending.judged.arguments.raw, meta)
         version = client.protocol_version if client is not None else MODERN_VERSIONS[-1]
+        return await self.send(sending, asked, version, params)
+
+    async def send(self, sending: Sending, asked: Asked, version: str, params: bytes) -> Whole | ModernStream:
+        """Send a request whose parameters are written. Raises NotModern besides what every upstream raises."""
         response = await self._post(sending, asked, version, params, _mirrored(sending))
         taken = False
         try:
@@ -152,6 +161,8 @@ class ModernWire:
         part = asked.answer(message, PartKind.WHOLE, status)
         if part.error_code == _UNSUPPORTED_VERSION:
             raise NotModern(asked.failed("version", "does not support the protocol version of this call"))
+        if part.error_code == _HEADER_MISMATCH and asked.verb is Verb.TOOLS_CALL:
+            self._on_list_changed(asked.server, "tools")  # the schema that the headers were made from is another now
         return Whole(part)
 
     def _misfit(self, asked: Asked, response: Response) -> Exception:
@@ -195,7 +206,9 @@ class ModernStream:
                 if message.has_id:
                     continue  # this era has no requests from servers
                 tell(self._on_list_changed, asked.server, message)
-                yield asked.event(message)
+                heard = asked.heard(message)
+                if heard is not None:
+                    yield asked.event(heard)
         raise asked.failed("cut", "ended its stream before the answer")
 
 
@@ -219,18 +232,13 @@ def _mirrored(sending: Sending) -> list[Header]:
     """Return the headers that repeat the body: they must say what the judged body says."""
     judged, action = sending.judged, sending.action
     headers: list[Header] = []
-    if action.verb in _NAMED and action.name is not None:
-        headers.append((b"mcp-name", header_value(action.name)))
-    if action.verb is not Verb.TOOLS_CALL:
-        return headers
-    redacted = judged.arguments.raw != action.arguments.raw
-    if action.client is not None and not redacted:
-        headers += [
-            (name.encode(), value.encode("latin-1"))
-            for name, value in action.client.headers.items()
-            if name.startswith("mcp-param-")
-        ]
-    elif judged.tool is not None:
-        # What a redaction took out of the arguments stands in the client's headers still: they are made anew.
-        headers += param_headers(judged.tool.definition, judged.arguments.raw)
+    name = action.name if action.verb in _NAMED else action.tasks[0].id if action.verb in TASK_VERBS else None
+    if name is not None:
+        headers.append((b"mcp-name", encoded(name)))
+    if action.verb is Verb.TOOLS_CALL:
+        definition, client = judged.tool.definition if judged.tool is not None else b"", action.client
+        headers += headers_of(definition, judged.arguments.raw)
+        # What a redaction took out of the arguments may stand in any other header of the client's still.
+        if client is not None and client.headers and judged.arguments.raw == action.arguments.raw:
+            headers += others(definition, client.headers)
     return headers

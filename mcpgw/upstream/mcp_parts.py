@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
-import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw
 
-from mcpgw.domain import Action, ClientFacts, Part, PartKind, Verb
+from mcpgw.domain import Action, ClientFacts, Judged, Part, PartKind, TaskRef, Verb
 from mcpgw.errors import InvalidParams, UpstreamFailed
+from mcpgw.task_ids import TASK_VERBS, TaskIds
+from mcpgw.upstream.mcp_tasks import ACKNOWLEDGED, TASK_CHANGED, Unusable, created, heard, told
 
 MODERN_VERSIONS = ("2026-07-28",)
 LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 CLIENT_INFO = b'{"name":"mcpgw","version":"1"}'  # what we call ourselves where no client stands behind a request
 
-_RESERVED = "io.modelcontextprotocol/"
-SUBSCRIPTION_ID = _RESERVED + "subscriptionId"
-SERVER_INFO = _RESERVED + "serverInfo"
+RESERVED = "io.modelcontextprotocol/"
+SUBSCRIPTION_ID = RESERVED + "subscriptionId"
+SERVER_INFO = RESERVED + "serverInfo"
 
 ListChanged = Callable[[str, str], None]
 """Told that a list (`tools`, `prompts`, `resources`) of the server with this slug has changed."""
@@ -43,8 +43,6 @@ _NAMED: Mapping[Verb, bytes] = {
 # What is written from judged values alone: a forwarded member of this name would be a second one.
 _OURS = frozenset({"name", "uri", "arguments", "_meta"})
 _WITH_ARGUMENTS = frozenset({Verb.TOOLS_CALL, Verb.PROMPTS_GET})
-_HEADER_SAFE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
-_SENTINEL = re.compile(r"=\?base64\?.*\?=")
 
 encode = msgspec.json.encode
 members = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -83,6 +81,7 @@ class _Error(msgspec.Struct, gc=False):
 
 class _Outcome(msgspec.Struct, gc=False):
     isError: bool = False
+    resultType: str = ""
 
 
 class _Params(msgspec.Struct, gc=False):
@@ -92,6 +91,7 @@ class _Params(msgspec.Struct, gc=False):
 _envelope = msgspec.json.Decoder(_Envelope).decode
 _error = msgspec.json.Decoder(_Error).decode
 _outcome = msgspec.json.Decoder(_Outcome).decode
+_NO_OUTCOME = _Outcome()
 
 
 def next_id() -> int:
@@ -112,13 +112,22 @@ def read_message(data: bytes) -> Message | None:
 
 @dataclass(slots=True)
 class Asked:
-    """A request of ours that waits for its answer. `client_id` is the client's own id, raw, where it must stand."""
+    """A request of ours that waits for its answer. `client_id` is the client's own id, raw, where it must stand.
+
+    `judged` and `task_ids`, where a modern client asks: it may be told of tasks.
+    """
 
     verb: Verb
     server: str
     era: str
     id: int = field(default_factory=next_id)
     client_id: bytes | None = None
+    judged: Judged | None = None
+    task_ids: TaskIds | None = None
+
+    @property
+    def tasks(self) -> tuple[TaskRef, ...]:
+        return self.judged.action.tasks if self.judged is not None else ()
 
     def failed(self, cause: str, what: str) -> UpstreamFailed:
         """Return the error for an answer that cannot be used. `cause` is one of a few words a program can test."""
@@ -152,14 +161,33 @@ class Asked:
         try:
             if error:
                 return Part(kind, error, status=status or 200, error_code=_error(error).code, facts=facts)
-            failed = _outcome(result).isError if self.verb is Verb.TOOLS_CALL else False
+            outcome = _outcome(result) if self.verb is Verb.TOOLS_CALL else _NO_OUTCOME
         except msgspec.DecodeError:
             raise self.failed("malformed", "answered with a malformed result or error") from None
         if not result.startswith(b"{"):
             raise self.failed("malformed", "answered with a result that is not an object")
+        if outcome.resultType == "task" or (outcome is _NO_OUTCOME and self.verb in TASK_VERBS):
+            result, of_task = self._of_task(result)
+            facts.update(of_task)
         if self.client_id is not None:
             result = with_subscription(result, self.client_id)
-        return Part(kind, result, failed=failed, facts=facts)
+        return Part(kind, result, failed=outcome.isError, facts=facts)
+
+    def _of_task(self, result: bytes) -> tuple[bytes, Mapping[str, Any]]:
+        try:
+            return told(self.tasks[0], result) if self.tasks else created(self.judged, self.task_ids, result)
+        except Unusable as why:
+            raise self.failed("task", str(why)) from None
+
+    def heard(self, message: Message) -> Message | None:
+        """Return a notification as the client may have it; None: it tells of a task that the client did not name."""
+        if message.method != TASK_CHANGED and not (message.method == ACKNOWLEDGED and self.tasks):
+            return message
+        try:
+            params = heard(self.tasks, message.method, message.params)
+        except Unusable as why:
+            raise self.failed("task", str(why)) from None
+        return None if params is None else replace(message, params=params, data=notification(message.method, params))
 
     def event(self, message: Message) -> Part:
         """Return the part that holds a notification, or a request of the server."""
@@ -249,47 +277,17 @@ def modern_meta(client: ClientFacts | None, meta: bytes) -> bytes:
     """
     found: dict[str, Any] = members(meta)
     if client is None:
-        found[_RESERVED + "protocolVersion"] = MODERN_VERSIONS[-1]
-        found[_RESERVED + "clientCapabilities"] = Raw(b"{}")
-        found[_RESERVED + "clientInfo"] = Raw(CLIENT_INFO)
+        found[RESERVED + "protocolVersion"] = MODERN_VERSIONS[-1]
+        found[RESERVED + "clientCapabilities"] = Raw(b"{}")
+        found[RESERVED + "clientInfo"] = Raw(CLIENT_INFO)
         return encode(found)
-    found[_RESERVED + "protocolVersion"] = client.protocol_version
-    found[_RESERVED + "clientCapabilities"] = Raw(client.capabilities)
+    found[RESERVED + "protocolVersion"] = client.protocol_version
+    found[RESERVED + "clientCapabilities"] = Raw(client.capabilities)
     if client.info != b"{}":
-        found[_RESERVED + "clientInfo"] = Raw(client.info)
+        found[RESERVED + "clientInfo"] = Raw(client.info)
     if client.log_level is not None:
-        found[_RESERVED + "logLevel"] = client.log_level
+        found[RESERVED + "logLevel"] = client.log_level
     return encode(found)
-
-
-def header_value(text: str) -> bytes:
-    """Return a value as it stands in an `Mcp-Name` or `Mcp-Param-*` header: in base64 where plain text would suffer."""
-    if _HEADER_SAFE.fullmatch(text) and not _SENTINEL.fullmatch(text):
-        return text.encode()
-    return b"=?base64?%b?=" % base64.b64encode(text.encode())
-
-
-def param_headers(definition: bytes, arguments: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the `Mcp-Param-*` headers of a tool call: what `x-mcp-header` in the tool's input schema mirrors.
-
-    Only properties reachable through `properties` alone are looked at, which is where the annotation is valid.
-    """
-    schema = msgspec.json.decode(definition).get("inputSchema")
-    found: list[tuple[bytes, bytes]] = []
-    nodes: list[tuple[Any, Any]] = [(schema, msgspec.json.decode(arguments))]
-    while nodes:
-        node, value = nodes.pop()
-        properties = node.get("properties") if isinstance(node, dict) else None
-        if not isinstance(properties, dict) or not isinstance(value, dict):
-            continue
-        for name, inner in properties.items():
-            mirrored = inner.get("x-mcp-header") if isinstance(inner, dict) else None
-            held = value.get(name)
-            nodes.append((inner, held))
-            if isinstance(mirrored, str) and isinstance(held, str | int):
-                text = str(held).lower() if isinstance(held, bool) else str(held)
-                found.append((b"mcp-param-" + mirrored.lower().encode(), header_value(text)))
-    return found
 
 
 class Whole:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import re
 from collections.abc import AsyncGenerator, Mapping
@@ -55,6 +56,12 @@ class Sending:
     def own(self) -> bool:
         """Whether the gateway itself asks: no client stands behind the call whose generation would matter."""
         return self.action.client is None or self.judged.principal.kind is Kind.SYSTEM
+
+    def through(self, gate: Gate) -> Sending:
+        """Return the same call with another gate."""
+        other = copy.copy(self)
+        other._gate = gate
+        return other
 
     def gate(self) -> None:
         self._gate()

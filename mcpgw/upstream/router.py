@@ -4,26 +4,48 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
-from mcpgw.domain import Part, PartKind, Permit, Route, Transport, Verb
+from mcpgw.domain import Judged, Part, PartKind, Permit, Route, ServerVersion, Transport, Verb
 from mcpgw.errors import EraCrossing, MethodNotAllowed, UpstreamFailed
 from mcpgw.ports import Exchange, Gate, Upstream
 from mcpgw.upstream.own import OwnUpstream
+from mcpgw.upstream.streams import Streams
 
 # What the gateway answers itself, whatever server the endpoint names.
 _OWN = frozenset({Verb.PING, Verb.INITIALIZED, Verb.CANCELLED, Verb.TOOLS_LIST, Verb.RESUME})
 _HANDSHAKES = frozenset({Verb.INITIALIZE, Verb.DISCOVER})
+_SUBSCRIPTIONS = frozenset({Verb.RESOURCES_SUBSCRIBE, Verb.RESOURCES_UNSUBSCRIBE})
+_ADDED_TO = _HANDSHAKES | _SUBSCRIPTIONS | {Verb.STREAM, Verb.LISTEN}
+
+
+Ask = Callable[[], Awaitable[Exchange]]
 
 
 class Router:
     """Implements `ports.Upstream` over all of them."""
 
-    def __init__(self, *, own: OwnUpstream, http: Upstream, stdio: Upstream, llm: Upstream) -> None:
+    def __init__(
+        self,
+        *,
+        own: OwnUpstream,
+        streams: Streams,
+        http: Upstream,
+        sse: Upstream,
+        stdio: Upstream,
+        openapi: Upstream,
+        llm: Upstream,
+    ) -> None:
         self._own = own
-        self._http = http
-        self._stdio = stdio
+        self._streams = streams
+        self._servers = {
+            Transport.HTTP: http,
+            Transport.SSE: sse,
+            Transport.STDIO: stdio,
+            Transport.OPENAPI: openapi,
+        }
         self._llm = llm
 
     async def send(self, permit: Permit, credential: Mapping[str, str], gate: Gate) -> Exchange:
@@ -39,19 +61,27 @@ class Router:
             return await self._llm.send(permit, credential, sending)
         if version is None or (action.verb in _OWN and action.route is not Route.SYSTEM):
             return await self._own.send(permit, credential, sending)
-        server = self._http if version.transport is Transport.HTTP else self._stdio
-        if action.verb is Verb.STREAM or (action.verb is Verb.LISTEN and version.transport is Transport.STDIO):
-            try:
-                inner = await server.send(permit, credential, sending)
-            except (MethodNotAllowed, EraCrossing):
-                inner = None
-            return self._own.stream(permit.judged, inner)
-        exchange = await server.send(permit, credential, sending)
-        if action.verb is Verb.LISTEN:
-            return self._own.stream(permit.judged, exchange)
-        if action.verb in _HANDSHAKES and action.route is not Route.SYSTEM:
-            return _Handshake(exchange)
-        return exchange
+        server = self._servers[version.transport]
+        if action.verb in _ADDED_TO and action.route is not Route.SYSTEM:
+            return await self._added_to(permit.judged, version, partial(server.send, permit, credential, sending))
+        return await server.send(permit, credential, sending)
+
+    async def _added_to(self, judged: Judged, version: ServerVersion, send: Ask) -> Exchange:
+        """Send what the gateway has something of its own to add to."""
+        action = judged.action
+        if action.verb in _HANDSHAKES:
+            return _Handshake(await send())
+        if action.verb in _SUBSCRIPTIONS:
+            over_several = action.toolset is not None or action.resource == "/mcp"
+            return await (self._streams.subscribing(action, send) if over_several else send())
+        if action.parent is not None:
+            return await send()  # it stands behind a stream of the gateway's already
+        inner: Exchange | None
+        try:
+            inner = await send()
+        except (MethodNotAllowed, EraCrossing):
+            inner = None
+        return self._streams.open(judged, inner)
 
 
 class _Handshake:

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mcpgw.config import LimitsSection, StdioServer
-from mcpgw.domain import Judged, Part, PartKind, Permit, Verb
-from mcpgw.errors import Internal, RateLimited, UpstreamTimeout, UpstreamUnreachable
+from mcpgw.domain import Judged, Kind, Permit, Switches, Target, Verb
+from mcpgw.errors import Internal, MethodNotAllowed, UpstreamUnreachable
 from mcpgw.ports import Exchange, Gate
-from mcpgw.upstream.farewells import Farewells
-from mcpgw.upstream.mcp_parts import NOTIFICATIONS, Asked, ListChanged, Whole, accepted, cancelled, request
-from mcpgw.upstream.stdio_bridge import answer, answered_here, call_params, own_token, refuse
-from mcpgw.upstream.stdio_supervision import Live, Supervised
+from mcpgw.upstream.framed import Framed
+from mcpgw.upstream.greeting import hello
+from mcpgw.upstream.holding import Holding
+from mcpgw.upstream.mcp_parts import NOTIFICATIONS, ListChanged, accepted
+from mcpgw.upstream.pool import Pool, Whose
+from mcpgw.upstream.stdio_start import Guard
+from mcpgw.upstream.stdio_supervision import Program, Supervised, environment
 
-_NOBODY_TO_TELL = NOTIFICATIONS | {Verb.ANSWER, Verb.END_SESSION}  # the session is the gateway's
+_EVERYBODY = Whose("")
+_LISTENING = frozenset({Verb.LISTEN, Verb.STREAM})
 
 
 class StdioServers:
     """Implements `ports.Upstream` for servers with Transport.STDIO: the processes of the operator's configuration.
 
-    Each server is one process with one session, which is the gateway's own; the calls of all callers go through it
-    under ids and progress tokens of ours. So nothing that a process sends outside of a call can belong to a caller:
-    its log messages and resource updates are dropped, its requests answered "method not found"; of a changed list
-    `on_list_changed` is told. A caller of the other generation of the protocol gets a plain translation.
+    A server is one process for all callers, or one for each principal or session of a client, as its entry says. A
+    shared process has one session, which is the gateway's own; the calls of all callers go through it under ids and
+    progress tokens of ours. So nothing that it sends outside of a call can belong to a caller: its log messages and
+    resource updates are dropped, its requests answered "method not found". A process of its own knows its client: it
+    is told what that one can do, and may ask it. Of a changed list `on_list_changed` is told.
     """
 
     def __init__(
@@ -33,113 +39,129 @@ class StdioServers:
         limits: LimitsSection,
         on_list_changed: ListChanged,
         monotonic: Callable[[], float] = time.monotonic,
+        holding: Holding | None = None,
     ) -> None:
-        self._limits = limits
-        self._servers = {s.name: Supervised(s, limits, on_list_changed, monotonic) for s in servers}
-        self._farewells = Farewells()
+        self._guard = Guard()
+        self._framed = Framed(limits, holding)
+        self._servers = {
+            server.name: Processes(
+                Program(
+                    server=server,
+                    environment=environment(server),
+                    limits=limits,
+                    guard=self._guard,
+                    on_list_changed=on_list_changed,
+                    monotonic=monotonic,
+                )
+            )
+            for server in servers
+        }
 
     async def send(self, permit: Permit, credential: Mapping[str, str], gate: Gate) -> Exchange:
-        """Send what the permit allows. `credential` is not used: a process has its own environment."""
+        """Send what the permit allows. `credential` is not used: a process has its own environment.
+
+        Raises RateLimited when there are as many processes, or calls, as there may be, besides what every upstream
+        raises.
+        """
         judged = permit.judged
         action, version = judged.action, judged.version
         if version is None:
             raise Internal("a call without a server version reached the stdio upstream")
-        supervised = self._servers.get(version.endpoint)
-        if supervised is None:
+        processes = self._servers.get(version.endpoint)
+        if processes is None:
             raise UpstreamUnreachable(
                 f"`{version.endpoint}` is not declared in the operator's configuration", fix="add it to registry.stdio"
             )
-        if action.verb in _NOBODY_TO_TELL:
-            return accepted()
-        live = await supervised.live(gate)
-        known = answered_here(live.greeting, action)
-        if known is not None:
-            return Whole(known)
-        refuse(live.greeting, action, version.server)
-        if len(live.process) >= self._limits.per_upstream:
-            raise RateLimited(f"`{version.server}` has as many running calls as it may", data={"retry_after_s": 1})
-        return await self._ask(live, judged, gate)
+        if action.verb is Verb.END_SESSION:
+            return accepted()  # whose end the gateway has noticed
+        if action.verb in NOTIFICATIONS or action.verb is Verb.ANSWER:
+            held = processes.find(judged)
+            return await self._framed.tell(held.running if held is not None else None, judged, gate)
+        going_on = await self._framed.go_on(judged, gate)
+        if going_on is not None:
+            return going_on
+        supervised = await processes.of(judged)
+        live = await supervised.live(gate, hello(action if processes.exclusive else None))
+        return await self._framed.send(live, judged, gate)
 
     async def stop(self, name: str) -> None:
-        """End the process of a server and all it has started; the next call starts another."""
-        supervised = self._servers.get(name)
-        if supervised is not None:
-            await supervised.stop()
+        """End all processes of a server and all they have started; the next call starts another."""
+        processes = self._servers.get(name)
+        if processes is not None:
+            await processes.stop()
+
+    def servers_of(self, client_session: str) -> frozenset[str]:
+        """Return the servers with a process that is for a session of a client."""
+        return frozenset(name for name, processes in self._servers.items() if processes.has_for(client_session))
+
+    async def end_killed(self, switches: Switches, target: Target) -> None:
+        """End the processes of the target's server that can serve nobody else than these switches stop."""
+        processes = self._servers.get(target.server or "")
+        if processes is not None:
+            await processes.end_killed(switches, target)
+
+    def end_session(self, client_session: str) -> None:
+        """End the processes that were started for a session of a client that is over."""
+        for processes in self._servers.values():
+            processes.end_session(client_session)
+
+    def sweep(self) -> None:
+        """End the processes that have been idle for long."""
+        for processes in self._servers.values():
+            processes.sweep()
 
     async def aclose(self) -> None:
         """End all processes."""
-        await asyncio.gather(*(supervised.stop() for supervised in self._servers.values()))
-        await self._farewells.aclose()
-
-    async def _ask(self, live: Live, judged: Judged, gate: Gate) -> StdioExchange:
-        exchange = StdioExchange(live, judged, gate, self._limits, self._farewells)
-        try:
-            async with asyncio.timeout(self._limits.call_s):
-                await exchange.write()
-        except TimeoutError:
-            failure = UpstreamTimeout(f"`{live.process.name}` does not read its input", fix="see the gateway's log")
-            await exchange.aclose(failure)
-            raise failure from None
-        except BaseException as error:
-            await exchange.aclose(error)
-            raise
-        return exchange
+        await asyncio.gather(*(processes.stop() for processes in self._servers.values()))
+        await self._framed.aclose()
+        self._guard.close()
 
 
-class StdioExchange:
-    """The answer of a process to one call."""
+class Processes:
+    """The processes of one server: one for all callers, or one for each of those whom it serves alone.
 
-    def __init__(self, live: Live, judged: Judged, gate: Gate, limits: LimitsSection, farewells: Farewells) -> None:
-        action = judged.action
-        client_id = action.forwarded.get("#id") if action.verb is Verb.LISTEN else None
-        self._asked = asked = Asked(action.verb, live.process.name, live.greeting.era, client_id=client_id)
-        params, self._token = call_params(live.greeting, action, judged.arguments.raw, asked.id)
-        self._frame = request(asked.id, action.verb.value, params)
-        self._action = action
-        self._live = live
-        self._gate = gate
-        self._limits = limits
-        self._farewells = farewells
-        self._owed = False  # an answer, by the process
-        self._pending = live.process.expect(asked.id)
-        self._parts = self._read()
+    The gateway's own questions then have a process besides: they must not end that of a client.
+    """
 
-    async def write(self) -> None:
-        def gate() -> None:
-            self._gate()
-            self._owed = True
+    def __init__(self, program: Program) -> None:
+        server, monotonic = program.server, program.monotonic
+        self.exclusive = server.per != "shared"
+        self._program = program
+        what = f"the processes of `{server.name}`"
+        self._common: Pool[Supervised] = Pool(what, 1, server.idle_s if self.exclusive else math.inf, monotonic)
+        self._own: Pool[Supervised] = Pool(what, server.max_processes, server.idle_s, monotonic)
 
-        await self._live.process.write(self._frame, gate)
+    def find(self, judged: Judged) -> Supervised | None:
+        return self._own.get(self._whose(judged)) if self._is_own(judged) else self._common.get(_EVERYBODY)
 
-    def __aiter__(self) -> AsyncIterator[Part]:
-        return self._parts
+    async def of(self, judged: Judged) -> Supervised:
+        """Return what starts, or has started, the process for this call. Raises RateLimited, MethodNotAllowed."""
+        if self._is_own(judged):
+            return await self._own.take(self._whose(judged), lambda: Supervised(self._program, judged.principal))
+        if self.exclusive and judged.action.verb in _LISTENING:
+            raise MethodNotAllowed("each process tells its own client what has changed")  # nobody else would listen
+        return await self._common.take(_EVERYBODY, lambda: Supervised(self._program))
 
-    async def aclose(self, reason: BaseException | None) -> None:
-        await self._parts.aclose()
-        self._live.process.forget(self._pending)
-        if self._owed:
-            self._owed = False
-            process, body = self._live.process, cancelled(self._asked.id)
-            self._farewells.say(lambda gate: process.write(body, gate), self._gate, reason)
+    async def stop(self) -> None:
+        await asyncio.gather(self._common.clear(), self._own.clear())
 
-    async def _read(self) -> AsyncGenerator[Part, None]:
-        limits, asked, process = self._limits, self._asked, self._live.process
-        now = asyncio.get_running_loop().time
-        opened = False
-        until = now() + limits.stream_s
-        within_s = limits.stream_s if asked.verb is Verb.LISTEN else limits.call_s
-        while True:
-            message = await process.next(self._pending, min(within_s, until - now()))
-            if message.method is None:
-                self._owed = False
-                last = asked.answer(message, PartKind.LAST if opened else PartKind.WHOLE, None)
-                yield answer(self._live.greeting, self._action, asked, last)
-                return
-            if not opened:
-                opened = True
-                yield Part(PartKind.OPENED, facts={"era": asked.era})
-                if asked.verb is not Verb.LISTEN:
-                    within_s = limits.stream_idle_s
-            if self._token is not None and message.method == "notifications/progress":
-                message = own_token(message, self._token)
-            yield asked.event(message)
+    async def end_killed(self, switches: Switches, target: Target) -> None:
+        await asyncio.gather(self._common.end_killed(switches, target), self._own.end_killed(switches, target))
+
+    def has_for(self, client_session: str) -> bool:
+        return bool(self._own.of_session(client_session))
+
+    def end_session(self, client_session: str) -> None:
+        self._own.end_session(client_session)
+
+    def sweep(self) -> None:
+        self._common.sweep()
+        self._own.sweep()
+
+    def _is_own(self, judged: Judged) -> bool:
+        return self.exclusive and judged.principal.kind is not Kind.SYSTEM
+
+    def _whose(self, judged: Judged) -> Whose:
+        if self._program.server.per == "principal":
+            return Whose(judged.principal.key)
+        return Whose.of(judged)

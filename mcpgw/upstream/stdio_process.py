@@ -11,54 +11,39 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import cast
 
-import msgspec
-
 from mcpgw.config import LimitsSection, StdioServer
-from mcpgw.errors import UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
+from mcpgw.errors import UpstreamFailed, UpstreamUnreachable
 from mcpgw.ports import Gate
-from mcpgw.upstream.mcp_parts import Message, members, own_reply, read_message, subscription_of
+from mcpgw.upstream.frames import Frames
+from mcpgw.upstream.mcp_parts import Message, read_message
 from mcpgw.upstream.stdio_log import ErrorLines
+from mcpgw.upstream.stdio_start import Guard, limited
 
 log = logging.getLogger("mcpgw.stdio")
 
 TERM_S = 2.0  # between SIGTERM and SIGKILL
 EXIT_S = 0.2  # from the end of its output to that of the process
 LINGER_S = 1.0  # for output after the process has ended: what it left running is killed, but may have escaped
-MAX_NOTIFICATIONS = 256  # unread, of one request; more are dropped: they may be lost, answers may not
-MAX_REPLIES = 16  # to requests of the server, on their way
-
-
-@dataclass(slots=True)
-class Pending:
-    """A request that waits for its answer, and what has arrived for it."""
-
-    id: int
-    arrived: asyncio.Queue[Message | None] = field(default_factory=asyncio.Queue)
-
-    def put(self, message: Message) -> None:
-        if message.method is None or self.arrived.qsize() < MAX_NOTIFICATIONS:
-            self.arrived.put_nowait(message)
 
 
 class StdioProcess(asyncio.SubprocessProtocol):
     """A running server process."""
 
-    def __init__(self, name: str, limits: LimitsSection, on_notification: Callable[[Message], None]) -> None:
+    def __init__(self, name: str, limits: LimitsSection, told: Callable[[Message], None], guard: Guard) -> None:
         self.name = name
+        self.frames = Frames(name, self.write, told, self._failure)
         self.why_ended = ""
         self.stopped = False  # by us
+        self.exit_code: int | None = None
         self._limits = limits
-        self._on_notification = on_notification
+        self._guard = guard
         self._errors = ErrorLines(name)
-        self._pending: dict[int, Pending] = {}
         self._line = bytearray()
         self._writing = asyncio.Lock()
         self._room = asyncio.Event()
         self._room.set()
-        self._replies: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._deaf = False  # its standard output has ended
         self._exited: asyncio.Future[None] = self._loop.create_future()
@@ -73,17 +58,20 @@ class StdioProcess(asyncio.SubprocessProtocol):
         server: StdioServer,
         environment: Mapping[str, str],
         limits: LimitsSection,
-        on_notification: Callable[[Message], None],
+        told: Callable[[Message], None],
+        guard: Guard,
     ) -> StdioProcess:
-        """Start the exact command of the configuration. Raises UpstreamUnreachable."""
+        """Start the exact command of the configuration; `told` hears its notifications. Raises UpstreamUnreachable."""
         loop = asyncio.get_running_loop()
         try:
+            guarded = guard.fd()
             _, process = await loop.subprocess_exec(
-                lambda: cls(server.name, limits, on_notification),
-                *server.command,
+                lambda: cls(server.name, limits, told, guard),
+                *limited(server.command, server.limits, guarded),
                 env=environment,
                 cwd=server.cwd,
                 start_new_session=True,  # a group of its own, so that all of it can be ended
+                pass_fds=(guarded,),
             )
         except (OSError, ValueError) as error:
             raise UpstreamUnreachable(
@@ -98,6 +86,7 @@ class StdioProcess(asyncio.SubprocessProtocol):
         self._stdin = cast(asyncio.WriteTransport, self._transport.get_pipe_transport(0))
         # Writing pauses whenever a byte is left over: a frame begins on an empty buffer, or not at all.
         self._stdin.set_write_buffer_limits(high=0)
+        self._guard.began(self._transport.get_pid())
 
     @property
     def running(self) -> bool:
@@ -106,8 +95,10 @@ class StdioProcess(asyncio.SubprocessProtocol):
     def process_exited(self) -> None:
         if not self._exited.done():
             self._exited.set_result(None)
-        self.why_ended = self.why_ended or _exit(self._transport.get_returncode())
+        self.exit_code = self._transport.get_returncode()
+        self.why_ended = self.why_ended or _exit(self.exit_code)
         self._signal(signal.SIGKILL)  # what it has left behind in its group
+        self._guard.ended(self._transport.get_pid())
         if self._deaf:
             self._end()
         self._loop.call_later(LINGER_S, self._close)
@@ -147,7 +138,8 @@ class StdioProcess(asyncio.SubprocessProtocol):
             self._kill()
             await asyncio.wait((self._exited,))
         self._close()
-        await asyncio.wait((self._closed, *self._replies))
+        await asyncio.wait((self._closed,))
+        await self.frames.replied()
 
     async def ended(self) -> None:
         """Return when the process has ended, or can no longer be heard."""
@@ -170,8 +162,7 @@ class StdioProcess(asyncio.SubprocessProtocol):
         if not self._ended.done():
             self._ended.set_result(None)
             self._room.set()
-            for pending in self._pending.values():
-                pending.arrived.put_nowait(None)
+            self.frames.end()
 
     # What we write
 
@@ -181,7 +172,7 @@ class StdioProcess(asyncio.SubprocessProtocol):
     def resume_writing(self) -> None:
         self._room.set()
 
-    async def write(self, frame: bytes, gate: Gate) -> None:
+    async def write(self, frame: bytes, gate: Gate, request_id: int = 0) -> None:
         """Write one frame, whole, as soon as the one before it is out; `gate` is called in the step that writes it.
 
         Raises UpstreamUnreachable when nothing was written, and what `gate` raises.
@@ -197,37 +188,6 @@ class StdioProcess(asyncio.SubprocessProtocol):
             gate()
             self._stdin.write(frame + b"\n")
             await self._room.wait()
-
-    def expect(self, request_id: int) -> Pending:
-        """Return where the answer to this request of ours will arrive; `forget` it afterwards."""
-        pending = self._pending[request_id] = Pending(request_id)
-        return pending
-
-    def forget(self, pending: Pending) -> None:
-        self._pending.pop(pending.id, None)
-
-    def __len__(self) -> int:
-        """Requests that wait for an answer."""
-        return len(self._pending)
-
-    async def next(self, pending: Pending, within_s: float) -> Message:
-        """Return the next message for a request. Raises UpstreamFailed when the process has ended, UpstreamTimeout."""
-        message: Message | None
-        if pending.arrived.empty():
-            if self._ended.done():
-                raise self._failure()
-            try:
-                async with asyncio.timeout(within_s):
-                    message = await pending.arrived.get()
-            except TimeoutError:
-                raise UpstreamTimeout(
-                    f"`{self.name}` did not answer in time", fix="the call may have taken effect: see its log"
-                ) from None
-        else:
-            message = pending.arrived.get_nowait()
-        if message is None:
-            raise self._failure()
-        return message
 
     def _failure(self) -> UpstreamFailed:
         return UpstreamFailed(
@@ -269,50 +229,8 @@ class StdioProcess(asyncio.SubprocessProtocol):
         message = read_message(line)
         if message is None:
             log.warning("%s wrote %d bytes to its standard output that are no JSON-RPC message", self.name, len(line))
-        elif message.method is None:
-            pending = self._pending.get(_number(message.id))
-            if pending is not None:
-                pending.put(message)
-        elif message.has_id:
-            self._reply(message)
         else:
-            pending = self._pending.get(_request_of(message))
-            if pending is not None:
-                pending.put(message)
-            self._on_notification(message)
-
-    def _reply(self, message: Message) -> None:
-        """Answer a request of the server. It shares its process with all callers, so none of them is asked."""
-        body = own_reply(message, relayed=False)
-        if body is None or len(self._replies) >= MAX_REPLIES:
-            return
-        task = self._loop.create_task(self._write_reply(body))
-        self._replies.add(task)
-        task.add_done_callback(self._replies.discard)
-
-    async def _write_reply(self, body: bytes) -> None:
-        with suppress(UpstreamUnreachable):
-            await self.write(body, _open)
-
-
-def _open() -> None:
-    """The gate of an answer to the server's own request: it carries nothing of any caller."""
-
-
-def _request_of(message: Message) -> int:
-    """Return the id of our request that a notification belongs to, or 0."""
-    try:
-        if message.method == "notifications/progress":
-            raw = bytes(members(message.params).get("progressToken", b""))
-        else:
-            raw = subscription_of(message.params) or b""
-    except msgspec.DecodeError:
-        return 0
-    return _number(raw)
-
-
-def _number(raw: bytes) -> int:
-    return int(raw) if raw.isdigit() and len(raw) < 20 else 0
+            self.frames.received(message)
 
 
 def _exit(code: int | None) -> str:

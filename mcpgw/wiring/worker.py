@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,11 @@ from mcpgw.edge import admin, console, oauth
 from mcpgw.edge.asgi import App
 from mcpgw.edge.llm import LlmEdge
 from mcpgw.edge.mcp import McpEdge, presented
+from mcpgw.edge.mcp_names import ClientNames
 from mcpgw.edge.mcp_sessions import Session, Sessions
 from mcpgw.edge.services import Services
+from mcpgw.edge.strict_json import JsonLimits
 from mcpgw.errors import GatewayError, InvalidParams, Unauthenticated, UsageError
-from mcpgw.judge import sees_model
 from mcpgw.kills import KillService
 from mcpgw.pipeline import Gateway
 from mcpgw.places import Places
@@ -51,17 +53,23 @@ from mcpgw.policies.service import PolicyService
 from mcpgw.ports import Ack
 from mcpgw.probes import Candidates, ProbedCatalog, Prober
 from mcpgw.registry.catalog import StateCatalog
+from mcpgw.registry.configured import endpoints
 from mcpgw.registry.drift import differences
 from mcpgw.registry.service import Probe, ServersService
+from mcpgw.registry.toolsets import ToolsetsService
+from mcpgw.request_state import RequestStates
 from mcpgw.running import Board
 from mcpgw.seals import Seals
 from mcpgw.status import WorkerStatus
 from mcpgw.store import snapshot
 from mcpgw.store.sql import SqlStore
+from mcpgw.task_ids import TaskIds
+from mcpgw.upstream.health import trial
 from mcpgw.upstream.http import Url
 from mcpgw.upstream.llm.proposals import reviewed
 from mcpgw.upstream.relay import SocketRelay
-from mcpgw.wiring.upstreams import Upstreams
+from mcpgw.visible import sees_model
+from mcpgw.wiring.upstreams import Upstreams, shelf_limits
 from mcpgw.world import NoPolicy, Snapshot, WorldKeeper, closed_world
 
 LEADER = 0
@@ -82,27 +90,34 @@ class Worker:
         self.store = SqlStore(settings.store_url)
         self.policies = PolicyLoader(settings)
         self.candidates = Candidates()
-        key = self.places.secret("snapshot.key")
+        key, searched = self.places.secret("snapshot.key"), settings.registry.search_only
         self.worlds = WorldKeeper(
             store=self.store,
             epochs=self.epochs,
             slot=index,
-            catalog_of=lambda state: ProbedCatalog(StateCatalog(state), self.candidates),
+            catalog_of=lambda state: ProbedCatalog(StateCatalog(state, search_only=searched), self.candidates),
             policy_of=self.policies.engine_for,
             snapshot=Snapshot(
                 partial(snapshot.read, self.places.snapshot, key), partial(snapshot.write, self.places.snapshot, key)
             ),
             first=closed_world("the gateway is starting", NoPolicy()),
         )
-        self.board = Board(self.worlds.published, self.clock)
+        self.board = Board(self.worlds.published, self.clock, shelf_limits(settings.limits))
         self.worlds.board = self.board
         self.journal = self._open_journal()
         self.seals = Seals(self.places.secret("session.key"), index)
         self.upstreams = Upstreams(
-            settings, self.clock, self.seals, on_list_changed=self._list_changed, sees_model=self._sees_model
+            settings,
+            self.clock,
+            self.seals,
+            self.board,
+            self.worlds,
+            leads=index == LEADER,
+            on_list_changed=self._list_changed,
+            sees_model=self._sees_model,
         )
         self.worlds.on_change(self.upstreams.notices.world_changed)
-        self.gateway = self._gateway()
+        self.gateway = self.upstreams.together.serve(self._gateway())
         self.prober = Prober(self.gateway, self.candidates)
         self.control = ControlServer(self.places.run, index, self.worlds, lambda: self.journal.size)
         self.bus = LocalBus(self.places.run, index, self.epochs, self.control, self._left_by)
@@ -117,6 +132,7 @@ class Worker:
         await self.upstreams.start()
         if self.index == LEADER:
             await self.servers.sync_configured()
+            await self.toolsets.sync_configured()
             await self._push_first_policy()
         self.chores.start()
 
@@ -129,6 +145,7 @@ class Worker:
 
     async def stop(self) -> None:
         await self.chores.stop()
+        self.board.shelf.close()
         await self.control.stop()
         await self.worlds.stop()
         await self.upstreams.aclose()
@@ -171,6 +188,10 @@ class Worker:
             self._allow_endpoint,
             self.settings.registry,
         )
+
+    @cached_property
+    def toolsets(self) -> ToolsetsService:
+        return ToolsetsService(PublishingStore(self.store, self.bus), self.worlds, self.clock, self.settings.registry)
 
     @cached_property
     def challenges(self) -> Challenges:
@@ -220,6 +241,7 @@ class Worker:
             stdio_worker=LEADER,
             relay=SocketRelay(self.upstreams.http, partial(socket_path, self.places.run), limits),
             challenge=self._challenge_headers,
+            names=ClientNames(self.upstreams.together.prompts, TaskIds(self.seals), RequestStates(self.seals)),
         )
 
     def _door(self) -> admin.Door:
@@ -228,7 +250,7 @@ class Worker:
             challenge=lambda request, error: self._challenge(admin.PREFIX, error),
             refused=self._refused_administrator,
             max_body_bytes=self.settings.limits.body_bytes,
-            max_json_depth=self.settings.limits.json_depth,
+            json=JsonLimits.of(self.settings.limits),
             dev_no_auth=self.settings.server.dev_no_auth,
         )
 
@@ -269,6 +291,7 @@ class Worker:
         published = PublishingStore(self.store, self.bus)
         return Services(
             servers=self.servers,
+            toolsets=self.toolsets,
             policies=PolicyService(published, self.worlds, self.clock, self.settings.policies),
             kills=kills,
             keys=KeysService(published, self.worlds, self.clock, self.pepper),
@@ -278,7 +301,7 @@ class Worker:
                 self.worlds,
                 self.board,
                 (self.settings.audit.durability, self.journal.check),
-                [*(s.name for s in self.settings.registry.stdio), *(s.name for s in self.settings.registry.http)],
+                endpoints(self.settings.registry).keys(),
             ),
         )
 
@@ -286,8 +309,10 @@ class Worker:
         work = Work(
             compare=self._compare,
             release=release_by_system(self.services.kills.release),
-            end_process=self.upstreams.stdio.stop,
+            end_killed=self.upstreams.end_killed,
             always=self._each_second,
+            try_again=self._try_again,
+            review=self.gateway.review_suspended,
         )
         return Chores(
             self.worlds,
@@ -303,6 +328,8 @@ class Worker:
         finally:
             if transport is Transport.STDIO and self.index != LEADER:
                 await self.upstreams.stdio.stop(slug)  # its processes are the leader's
+            elif transport is Transport.SSE:
+                await self.upstreams.sse.end_own(slug)  # nobody will ask this candidate again
 
     async def _compare(self, version: ServerVersion) -> None:
         """Quarantine every pinned tool whose live definition is another."""
@@ -310,6 +337,12 @@ class Worker:
         for found in differences(version, live):
             if found.tool in version.tools and found.tool not in version.quarantined:
                 await self.servers.quarantine(SYSTEM, version.server, found.tool, found.seen_sha256, version.version)
+
+    async def _try_again(self) -> None:
+        """Ask the servers that are left alone whether they are well again."""
+        for version in self.upstreams.left_alone(self.worlds.current.catalog.active()):
+            with trial(), suppress(GatewayError):
+                await self.prober.greet(version)
 
     async def _sees_model(self, who: Principal, action: Action) -> bool:
         return await sees_model(self.worlds.current, who, action)
@@ -336,6 +369,8 @@ class Worker:
         return made
 
     def _each_second(self) -> None:
+        self.board.shelf.sweep()
+        self.upstreams.sweep()
         self.journal.flush()
         self.certificates.store()
 

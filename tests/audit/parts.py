@@ -84,6 +84,9 @@ class NoServers:
     def find(self, prefixed: str) -> None:
         return None
 
+    def selection(self, toolset: str | None) -> None:
+        return None
+
 
 class NothingHeld:
     def settle(self, facts: Mapping[str, Any]) -> None: ...

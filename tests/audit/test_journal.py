@@ -61,7 +61,7 @@ from tests.audit.parts import (
     refuse,
     world,
 )
-from tests.audit.test_segments import files_at_most
+from tests.audit.test_segments import files_at_most, no_room
 
 SWITCH = KillSwitch(
     id="kill-1",
@@ -493,7 +493,7 @@ async def test_an_answer_whose_outcome_cannot_be_written_is_withheld(
         async with journal.entry(action, world()) as entry:
             permit = await entry.intend(judged(action), NothingHeld(), open_gate)
             permit.spent.append(True)
-            with files_at_most(1):
+            with no_room(journal.slot):
                 await entry.answered(Part(PartKind.WHOLE))
     assert not refused.value.wire.retryable
     outcome = records(tmp_path)[1]
@@ -508,7 +508,7 @@ async def test_a_log_that_fails_never_hides_the_error_that_ended_the_call(
     with caplog.at_level(logging.CRITICAL + 1, "mcpgw.audit"), pytest.raises(Killed), ExitStack() as full:
         async with journal.entry(action, world()) as entry:
             await entry.intend(judged(action), NothingHeld(), open_gate)
-            full.enter_context(files_at_most(1))
+            full.enter_context(no_room(journal.slot))
             raise KILLED
     assert KILLED.receipt is None
 
@@ -621,3 +621,96 @@ async def test_whether_a_call_could_be_recorded_now_can_be_asked(journal: SlotJo
         with pytest.raises(Unavailable):
             journal.check()
     journal.check()
+
+
+# Calls that wait for their caller
+
+
+class Rest:
+    def end(self, reason: BaseException) -> None:
+        """Nothing is left."""
+
+
+ASKING = Part(PartKind.WHOLE, b'{"resultType":"input_required"}', facts={"asks": ["roots/list"]}, held=Rest())
+
+
+@pytest.mark.requirement("held:recorded")
+async def test_a_call_that_waits_has_its_record_and_one_of_how_that_ended(
+    tmp_path: Path, journal: SlotJournal, clock: SetClock
+) -> None:
+    first, retry = an_action(clock), an_action(clock, parent="first")
+    async with journal.entry(first, world()) as entry:
+        permit = await entry.intend(judged(first), NothingHeld(), open_gate)
+        part = await entry.answered(ASKING)
+        assert part.held is ASKING.held
+    async with journal.entry(retry, world()) as entry:
+        await entry.intend(judged(retry), NothingHeld(), open_gate)
+        clock.now += 2.5
+        for _ in range(2):
+            journal.released(permit, None, retry.id)
+        await entry.answered(Part(PartKind.WHOLE, b"{}"))
+    found = records(tmp_path)
+    assert [(r["phase"], r["action_id"], r.get("outcome")) for r in found] == [
+        ("intent", first.id, None),
+        ("suspended", first.id, "input_required"),
+        ("intent", retry.id, None),
+        ("closed", first.id, "adopted"),
+        ("outcome", retry.id, "ok"),
+    ]
+    assert part.receipt is not None
+    assert part.receipt.index == 1
+    assert found[1]["facts"] == {"intent": 0, "bytes": len(ASKING.body), "asks": ["roots/list"]}
+    assert found[2]["parent"] == "first"
+    assert found[3]["facts"] == {"intent": 0, "retry": retry.id}
+    assert found[3]["duration_ms"] == 2500.0
+
+
+@pytest.mark.requirement("held:recorded")
+async def test_a_call_that_ended_while_it_waited_says_why(
+    tmp_path: Path, journal: SlotJournal, clock: SetClock
+) -> None:
+    action = an_action(clock)
+    with pytest.raises(ClientGone) as gone:
+        async with journal.entry(action, world()) as entry:
+            permit = await entry.intend(judged(action), NothingHeld(), open_gate)
+            receipt = (await entry.answered(ASKING)).receipt
+            raise ClientGone("gone")
+    assert gone.value.receipt == receipt
+    journal.released(permit, KILLED, None)
+    closed = records(tmp_path)[2]
+    assert (closed["phase"], closed["outcome"]) == ("closed", "killed")
+    assert closed["facts"] == {"intent": 0, "cut_by": "killed", "switch": SWITCH.id}
+
+
+@pytest.mark.requirement("held:recorded")
+async def test_a_call_that_does_not_wait_is_not_closed_as_one(tmp_path: Path, journal: SlotJournal) -> None:
+    action = an_action(SetClock())
+    async with journal.entry(action, world()) as entry:
+        permit = await entry.intend(judged(action), NothingHeld(), open_gate)
+        journal.released(permit, KILLED, None)
+        await entry.answered(Part(PartKind.WHOLE, b"{}"))
+    journal.released(permit, KILLED, None)
+    assert [r["phase"] for r in records(tmp_path)] == ["intent", "outcome"]
+
+
+@pytest.mark.requirement("held:recorded", "audit:full-disk")
+async def test_the_room_for_the_end_of_a_call_that_waits_is_kept(
+    tmp_path: Path, journal: SlotJournal, clock: SetClock
+) -> None:
+    waits = []
+    for _ in range(4):
+        action = an_action(clock)
+        async with journal.entry(action, world()) as entry:
+            waits.append(await entry.intend(judged(action), NothingHeld(), open_gate))
+            await entry.answered(ASKING)
+    with files_at_most(SMALL.segment_bytes):
+        with pytest.raises(Unavailable):
+            while True:
+                await call(journal, clock)
+        denied = Denied("no", data={"rule": "r"})
+        await refuse(journal, an_action(clock), denied, AGENT)
+        while denied.receipt is not None:
+            await refuse(journal, an_action(clock), denied, AGENT)
+        for permit in waits:
+            journal.released(permit, ClientGone("gone"), None)
+    assert [r["outcome"] for r in records(tmp_path) if r["phase"] == "closed"] == ["client_gone"] * 4

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcpgw.audit.record import FIRST, MAX_LINE, OWED_LINE, Line, decode, encode, leaf_of
+from mcpgw.audit import record
+from mcpgw.audit.record import FIRST, MAX_LINE, OWED_LINE, Draft, Line, Particulars, decode, encode, leaf_of
 from mcpgw.domain import Phase
 
 ORDER = [
@@ -115,3 +116,29 @@ def test_whatever_is_recorded_is_one_line_within_its_limit(name: str, facts: dic
     assert len(text) <= OWED_LINE
     assert b"\n" not in text and b"\x00" not in text
     assert msgspec.json.decode(text)["action_id"] == "a"
+
+
+# Records of which a part is kept from call to call
+
+
+@pytest.mark.requirement("audit:canonical")
+@pytest.mark.parametrize("standing", [
+    {"route": "mcp", "verb": "tools/call", "server": "notes", "name": "read", "reasons": ("x", "y")},
+    {"route": "mcp", "name": 'a "quoted" name, "epoch":0', "principal": "\u202e|\x7f", "policy_sha256": "0" * 64},
+    {"route": "llm", "name": "n" * 3000, "principal": "p" * 3000},
+])  # fmt: skip
+def test_a_record_put_together_from_kept_parts_is_the_very_bytes_of_the_whole_one(standing: dict[str, Any]) -> None:
+    given: dict[str, Any] = {
+        "arguments_digest": "d" * 64, "session": "s", "trace": 'a "trace" \u2028\x7f', "source_ip": "::1",
+    }  # fmt: skip
+    place: dict[str, Any] = {"time": 1_800_000_000.25, "log": "w0", "index": 7, "previous": "p" * 64}
+    line = Line(phase=Phase.INTENT, action_id="an-id", epoch=3, **place, **standing, **given, facts={"a": 1.5})
+    kept = record.standing(Line(time=0.0, phase=Phase.INTENT, action_id="", epoch=0, **standing))
+
+    def whole() -> Line:
+        less = {name: value for name, value in given.items() if name != "arguments_digest"}
+        return Line(time=0.0, phase=Phase.INTENT, action_id="an-id", epoch=3, **standing, **less, facts={"a": 1.5})
+
+    draft = Draft(Phase.INTENT, "an-id", 3, kept, Particulars(**given, facts=msgspec.Raw(b'{"a":1.5}')), whole)
+    draft.time, draft.log, draft.index, draft.previous = place.values()
+    assert encode(draft) == encode(line)

@@ -184,6 +184,15 @@ def test_a_broken_chain_is_kept_as_it_is_and_told(tmp_path: Path, clock: SetCloc
 
 
 @contextmanager
+def no_room(slot: Slot) -> Iterator[None]:
+    """Let a file be full, and no other be had."""
+    capacity, slot._capacity = slot._capacity, slot._offset
+    with files_at_most(1):
+        yield
+    slot._capacity = capacity
+
+
+@contextmanager
 def files_at_most(size: int) -> Iterator[None]:
     """Let the system refuse to make files larger than this: what a full disk looks like to a writer."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -296,10 +305,10 @@ def test_a_closed_log_takes_no_record(tmp_path: Path, clock: SetClock) -> None:
 
 
 @pytest.mark.requirement("audit:full-disk")
-def test_a_record_that_was_written_in_part_is_not_there(tmp_path: Path, clock: SetClock) -> None:
+def test_a_record_for_which_there_is_no_room_is_not_there(tmp_path: Path, clock: SetClock) -> None:
     slot = claim(tmp_path, clock)
     slot.append(a_line("a"))
-    with files_at_most(slot._offset + 100), pytest.raises(OSError):
+    with no_room(slot), pytest.raises(OSError):
         slot.append(a_line("b"))
     assert len(records(tmp_path)) == slot.size == 1
     slot.append(a_line("c"))

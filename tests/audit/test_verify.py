@@ -20,8 +20,8 @@ from mcpgw.audit.keys import PublicKey
 from mcpgw.audit.record import leaf_of
 from mcpgw.audit.seal import seal
 from mcpgw.audit.verify import Report, verify
-from mcpgw.domain import KillSwitch, Mode, Principal, Receipt, Route, Scope, Verb
-from mcpgw.errors import UsageError
+from mcpgw.domain import KillSwitch, Mode, Part, PartKind, Principal, Receipt, Route, Scope, Verb
+from mcpgw.errors import Killed, UsageError
 from mcpgw.ports import Ack
 from tests.audit.parts import (
     AGENT,
@@ -358,6 +358,37 @@ async def test_calls_of_unknown_effect_and_calls_under_way_are_told_apart(tmp_pa
     assert report.ok
     assert (report.logs[0].calls.unknown_effect, report.logs[0].calls.open) == ([lost.id], [running.id])
     journal.close()
+
+
+@pytest.mark.requirement("held:recorded")
+async def test_calls_that_wait_end_once_and_those_of_a_dead_writer_have_an_unknown_effect(
+    tmp_path: Path, clock: SetClock
+) -> None:
+    journal = a_journal(tmp_path / "audit", clock)
+    waits = []
+    for _ in range(3):
+        action = an_action(clock)
+        async with journal.entry(action, world()) as entry:
+            waits.append(await entry.intend(judged(action), NothingHeld(), open_gate))
+            await entry.answered(Part(PartKind.WHOLE, b"{}", held=object()))
+    adopted, ended, lost = waits
+    journal.released(adopted, None, "retry")
+    journal.released(ended, Killed("killed"), None)
+    report = verify_with_key(tmp_path)
+    assert report.ok
+    assert report.logs[0].calls.open == [lost.judged.action.id]
+    assert report.logs[0].calls.suspensions == 3
+    assert "3 answers asked something of the caller" in report.text()
+    crash(journal.slot)
+    a_journal(tmp_path / "audit", clock).close()
+    assert records(tmp_path / "audit")[-1]["facts"]["unknown_effect"] == [lost.judged.action.id]
+    report = verify_with_key(tmp_path)
+    assert (report.ok, report.logs[0].calls.unknown_effect) == (True, [lost.judged.action.id])
+
+
+def verify_with_key(base: Path) -> Report:
+    a_signer(base)
+    return verify(base / "audit")
 
 
 @pytest.mark.requirement("audit:verify")

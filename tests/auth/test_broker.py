@@ -23,6 +23,7 @@ from mcpgw.domain import (
     VersionStatus,
 )
 from mcpgw.errors import UsageError
+from mcpgw.openapi_section import OpenApiServer
 
 URL = "https://tools.example/mcp"
 
@@ -78,6 +79,20 @@ async def test_headers_go_nowhere_else(monkeypatch: pytest.MonkeyPatch, server: 
     monkeypatch.setenv("TOOLS_KEY", "Bearer upstream-secret")
     broker = StaticBroker(configured(Authorization="env:TOOLS_KEY"))
     assert await broker.credential_for(judged(server, endpoint)) == {}
+
+
+@pytest.mark.requirement("auth:broker", "openapi:credentials")
+async def test_a_rest_api_gets_the_headers_of_its_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", "api-secret")
+    api = OpenApiServer(name="pets", document="pets.json", headers={"X-Api-Key": "env:API_KEY"})
+    broker = StaticBroker(Settings(registry=RegistrySection(openapi=(api,))))
+    assert await broker.credential_for(judged("pets", "pets")) == {"x-api-key": "api-secret"}
+    for server, endpoint in (("pets", URL), ("other", "pets"), ("pets", None)):
+        assert await broker.credential_for(judged(server, endpoint)) == {}
+    literal = OpenApiServer(name="pets", document="pets.json", headers={"X-Api-Key": "in-the-file"})
+    with pytest.raises(UsageError) as refusal:
+        StaticBroker(Settings(registry=RegistrySection(openapi=(literal,))))
+    assert "in-the-file" not in str(refusal.value)
 
 
 @pytest.mark.requirement("auth:broker")

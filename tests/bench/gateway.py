@@ -1,6 +1,6 @@
 """mcpgw as a target of compare.py.
 
-  python -m tests.bench.gateway prepare DIR [--durability disk] [--policy example]   configuration, keys, policy
+  python -m tests.bench.gateway prepare DIR [--durability disk] [--policy arguments]   configuration, keys, policy
   python -m tests.bench.gateway setup DIR     with the gateway running: registers the fixture; last line: url, headers
 """
 
@@ -10,6 +10,9 @@ import argparse
 import asyncio
 import json
 import shutil
+import urllib.parse
+import urllib.request
+from base64 import b64encode
 from pathlib import Path
 
 import yaml
@@ -28,6 +31,11 @@ allowed := {"agent": {"bench": {"echo", "blob"}}, "auditor": {"bench": {"blob"}}
 decision := {"effect": "allow", "reasons": ["role-may-use-tool"]} if {
 \tsome role in input.principal.roles
 \tinput.tool.name in allowed[role][input.server.name]
+}
+
+decision := {"effect": "allow", "reasons": ["agents-use-the-ten"]} if {
+	startswith(input.server.name, "up")
+	"agent" in input.principal.roles
 }
 
 decision := {"effect": "allow", "reasons": ["agents-use-models"]} if {
@@ -50,6 +58,7 @@ def prepare(directory: Path, port: int, durability: str, policy: str) -> None:
         "data_dir": str(directory / "data"),
         "server": {"port": port},
         "audit": {"durability": durability},
+        "auth": {"token_ttl_s": 86400},
         "llm": {"providers": [{"name": "fake", "base_url": "http://127.0.0.1:9001/v1", "models": ["fake"]}]},
     }
     config = directory / "mcpgw.yaml"
@@ -59,16 +68,32 @@ def prepare(directory: Path, port: int, durability: str, policy: str) -> None:
     (directory / "keys.json").write_text(json.dumps({"agent": made.agent_key, "admin": made.admin_key}))
 
 
-def setup(directory: Path, port: int, upstream: str) -> None:
+def setup(directory: Path, port: int, upstream: str, credential: str, servers: int) -> None:
     keys = json.loads((directory / "keys.json").read_text())
     base = f"http://127.0.0.1:{port}"
     admin = Api(Gateway(base, keys["admin"]))
-    if not any(server["slug"] == "bench" for server in admin.get("/servers")["servers"]):
-        admin.post("/servers", {"slug": "bench", "url": upstream})
-        version = admin.post("/servers/bench/versions")["version"]
-        admin.post(f"/servers/bench/versions/{version}/approve")
-        admin.post(f"/servers/bench/versions/{version}/activate")
-    print(json.dumps({"url": f"{base}/mcp/bench", "headers": [f"Authorization: Bearer {keys['agent']}"]}))
+    root = upstream.removesuffix("/mcp")
+    urls = {f"up{i}": f"{root}/s{i}/mcp" for i in range(servers)} or {"bench": upstream}
+    known = {server["slug"] for server in admin.get("/servers")["servers"]}
+    for slug in urls.keys() - known:
+        admin.post("/servers", {"slug": slug, "url": urls[slug]})
+        version = admin.post(f"/servers/{slug}/versions")["version"]
+        admin.post(f"/servers/{slug}/versions/{version}/approve")
+        admin.post(f"/servers/{slug}/versions/{version}/activate")
+    url = f"{base}/mcp" if servers else f"{base}/mcp/bench"
+    shown = keys["agent"] if credential == "key" else access_token(admin, base, url)
+    print(json.dumps({"url": url, "headers": [f"Authorization: Bearer {shown}"]}))
+
+
+def access_token(admin: Api, base: str, url: str) -> str:
+    """Return a JWT for `url` from the gateway's own authorization server (RFC 6749 4.4)."""
+    made = admin.post("/clients", {"client_id": "bench", "subject": "bench", "roles": ["agent"]})
+    secret = b64encode(f"{made['client_id']}:{made['client_secret']}".encode()).decode()
+    form = urllib.parse.urlencode({"grant_type": "client_credentials", "resource": url}).encode()
+    asked = urllib.request.Request(f"{base}/oauth/token", form, {"Authorization": f"Basic {secret}"})
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        token: str = json.load(answer)["access_token"]
+    return token
 
 
 def main() -> None:
@@ -78,12 +103,14 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=9300)
     parser.add_argument("--durability", default="process", choices=["process", "disk"])
     parser.add_argument("--policy", default="role", choices=["role", "arguments"])
+    parser.add_argument("--credential", default="key", choices=["key", "jwt"])
+    parser.add_argument("--servers", type=int, default=0, help="register so many of the fixture's servers instead")
     parser.add_argument("--upstream", default="http://127.0.0.1:9000/mcp")
     given = parser.parse_args()
     if given.what == "prepare":
         prepare(given.directory, given.port, given.durability, given.policy)
     else:
-        setup(given.directory, given.port, given.upstream)
+        setup(given.directory, given.port, given.upstream, given.credential, given.servers)
 
 
 if __name__ == "__main__":

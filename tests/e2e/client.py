@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from tests.harness import GatewayProcess, until
@@ -20,6 +20,7 @@ LEGACY = "2025-11-25"
 _PREFIX = "io.modelcontextprotocol/"
 _META = {_PREFIX + "protocolVersion": MODERN, _PREFIX + "clientCapabilities": {}}
 TIMEOUT_S = 30.0
+C = TypeVar("C", bound="Client")
 
 
 @dataclass
@@ -57,6 +58,7 @@ class Client:
         self._key = key
         self.path = path
         self.session: str | None = None
+        self.revision = LEGACY
         self._stream: Stream | None = None
 
     def __enter__(self) -> Client:
@@ -80,9 +82,10 @@ class Client:
     def tools(self) -> list[str]:
         return [tool["name"] for tool in self.ask("tools/list", {}).body["result"]["tools"]]
 
-    def initialize(self) -> str:
+    def initialize(self, revision: str = LEGACY, capabilities: dict[str, Any] | None = None) -> str:
         """Open a session and return its id."""
-        given = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+        self.revision, info = revision, {"name": "test", "version": "1"}
+        given = {"protocolVersion": revision, "capabilities": capabilities or {}, "clientInfo": info}
         answer = self._exchange({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": given}, {})
         self.session = answer.headers["mcp-session-id"]
         self._exchange({"jsonrpc": "2.0", "method": "notifications/initialized"}, self._session_headers())
@@ -90,6 +93,29 @@ class Client:
 
     def ask(self, method: str, params: dict[str, Any], *, name: str | None = None) -> Answer:
         return self._exchange(*self._request(method, params, name))
+
+    def start(self, tool: str, *, id: int = 1, **arguments: Any) -> Stream:
+        """Call a tool in the session and return the stream of its answer, as it arrives."""
+        params = {"name": tool, "arguments": arguments}
+        message = {"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}
+        headers = {**self._headers(), **self._session_headers()}
+        self._connection.request("POST", self.path, json.dumps(message), headers)
+        return self._streamed()
+
+    def tell(self, message: dict[str, Any]) -> Answer:
+        """Send a notification, or the answer to a request of the server."""
+        return self._exchange({"jsonrpc": "2.0", **message}, self._session_headers())
+
+    def end_session(self) -> int:
+        """Return the status."""
+        self._connection.request("DELETE", self.path, headers={**self._headers(), **self._session_headers()})
+        return self._answer().status
+
+    def resume(self, last_event_id: str) -> Stream:
+        """Return the rest of a stream that was lost."""
+        headers = {**self._session_headers(), "Accept": "text/event-stream", "Last-Event-ID": last_event_id}
+        self._connection.request("GET", self.path, headers={**self._headers(), **headers})
+        return self._streamed()
 
     def get(self, path: str) -> Answer:
         self._connection.request("GET", path, headers={"Authorization": f"Bearer {self._key}"})
@@ -103,8 +129,12 @@ class Client:
         else:
             message, extra = self._request("subscriptions/listen", {"notifications": {"toolsListChanged": True}}, None)
             self._connection.request("POST", self.path, json.dumps(message), {**self._headers(), **extra})
+        return self._streamed()
+
+    def _streamed(self) -> Stream:
         response = self._connection.getresponse()
         assert response.status == 200, response.read()
+        assert response.getheader("content-type", "").startswith("text/event-stream"), response.read()
         self._stream = Stream(self._connection.sock, response)
         return self._stream
 
@@ -117,7 +147,7 @@ class Client:
         return message, {"MCP-Protocol-Version": MODERN, "Mcp-Method": method, **named}
 
     def _session_headers(self) -> dict[str, str]:
-        return {"Mcp-Session-Id": self.session or "", "MCP-Protocol-Version": LEGACY}
+        return {"Mcp-Session-Id": self.session or "", "MCP-Protocol-Version": self.revision}
 
     def _headers(self) -> dict[str, str]:
         return {
@@ -140,7 +170,10 @@ class Client:
 
 
 class Stream:
-    """An open stream of events, read in a thread of its own. `events` are (time, message)."""
+    """An open stream of events, read in a thread of its own.
+
+    `events` are (time, message). `last_id` is the id of the newest event, if it had one.
+    """
 
     def __init__(self, sock: socket.socket, response: http.client.HTTPResponse) -> None:
         self._sock = sock
@@ -148,6 +181,7 @@ class Stream:
         self._changed = threading.Condition()
         self.events: list[tuple[float, dict[str, Any]]] = []
         self.ended_at: float | None = None
+        self.last_id: str | None = None
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
@@ -165,6 +199,21 @@ class Stream:
         with self._changed:
             assert self._changed.wait_for(lambda: len(arrived()) >= count, TIMEOUT_S), (method, self.events)
             return arrived()[count - 1]
+
+    def wait_message(self, method: str) -> dict[str, Any]:
+        """Return the first message of a method."""
+        self.wait_for(method)
+        return next(event for _, event in self.events if event.get("method") == method)
+
+    def wait_answer(self) -> dict[str, Any]:
+        """Return the response that ends the stream."""
+
+        def arrived() -> list[dict[str, Any]]:
+            return [event for _, event in self.events if "method" not in event]
+
+        with self._changed:
+            assert self._changed.wait_for(arrived, TIMEOUT_S), self.events
+            return arrived()[0]
 
     def wait_end(self) -> float:
         """Return the time at which the stream ended."""
@@ -187,16 +236,18 @@ class Stream:
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         while line := self._response.readline():
+            if line.startswith(b"id:"):
+                self.last_id = line.removeprefix(b"id:").strip().decode()
             data = line.removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
             if data:
                 yield json.loads(data)
 
 
-def through(worker: str, at: GatewayProcess, key: str, path: str) -> Client:
+def through(worker: str, at: GatewayProcess, key: str, path: str, kind: type[C] = Client) -> C:  # type: ignore[assignment]  # the default is a Client
     """Return a client whose connection this worker has accepted."""
 
-    def connected() -> Client | None:
-        client = Client(at.base_url, at.admin_key, path)
+    def connected() -> C | None:
+        client = kind(at.base_url, at.admin_key, path)
         if client.get("/admin/v1/status").body["worker"] == worker:
             client.use(key)
             return client

@@ -11,10 +11,10 @@ from typing import Any, cast
 import pytest
 from starlette.routing import Route
 
-from mcpgw import wiring
 from mcpgw.edge import admin, console, oauth
 from mcpgw.edge.admin_routes import OPERATIONS
 from mcpgw.edge.llm import METHODS as LLM_METHODS
+from mcpgw.wiring import worker
 from tests.e2e.wire import LEGACY, Reply, Wire
 from tests.harness import GatewayProcess
 
@@ -47,7 +47,7 @@ ROLES: Mapping[str, frozenset[str]] = {
 # What each change needs, by the beginning of "METHOD path"; reading is audit:read.
 NEEDED = {
     r"POST /servers/\{slug\}/versions/\{version\}/approve": "servers:approve",
-    r"(POST|DELETE) /servers": "servers:write",
+    r"(POST|PUT|DELETE) /(servers|toolsets)": "servers:write",
     r"POST /policies/explain": "audit:read",
     r"POST /policies": "policy:write",
     r"POST /kill-switches": "kill:write",
@@ -103,7 +103,7 @@ def test_the_routes_found_are_all_that_there_are(stranger: Wire) -> None:
     """Those of the modules that the composition root asks for routes, and in them those that the API describes."""
     (composed,) = [
         keyword.value
-        for call in ast.walk(ast.parse(inspect.getsource(wiring)))
+        for call in ast.walk(ast.parse(inspect.getsource(worker)))
         if isinstance(call, ast.Call) and ast.unparse(call.func) == "create_app"
         for keyword in call.keywords
         if keyword.arg == "routes"

@@ -112,6 +112,7 @@ class Gateway:
         self.refusals: list[tuple[str, str | None, str]] = []
         self.services = Services(
             servers=self.noted,
+            toolsets=self.noted,
             policies=self.noted,
             kills=KillService(
                 store=self.store, worlds=self.worlds, bus=bus, board=board, clock=self.clock, certify=certificate

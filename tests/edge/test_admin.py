@@ -78,7 +78,7 @@ def test_what_changes_state_needs_the_scope_that_the_contract_names() -> None:
     assert needed.pop(("POST", "/kill-switches")) == "kill:write"
     assert needed.pop(("DELETE", "/kill-switches/{id}")) == "kill:release"
     assert needed.pop(("POST", "/servers/{slug}/versions/{version}/approve")) == "servers:approve"
-    owners = {"servers": "servers:write", "policies": "policy:write"}
+    owners = {"servers": "servers:write", "toolsets": "servers:write", "policies": "policy:write"}
     owners |= dict.fromkeys(("keys", "clients", "revocations"), "keys:write")
     assert {scope == owners[path.split("/")[1]] for (_, path), scope in needed.items()} == {True}
 

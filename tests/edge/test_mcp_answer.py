@@ -113,6 +113,20 @@ async def test_a_receipt_joins_what_the_server_says_in_meta() -> None:
 
 
 @pytest.mark.requirement("answer:whole")
+@pytest.mark.parametrize("result", [
+    b'{"content":[]}', b'{"content":[]\n}', b'{ "content":[]}', b"{ }", b'{"_m\\u0065ta":{"a":1},"x":2}',
+    b'{"\\u005fmeta":{"a":1}}', b'{"text":"a \\" quote, a \\n line, no _meta"}', b'{"x":{"_meta":{"b":2}}}',
+])  # fmt: skip
+async def test_a_receipt_joins_any_result_without_changing_what_it_says(result: bytes) -> None:
+    client = Client()
+    await client.answer.deliver(Part(PartKind.WHOLE, result, receipt=RECEIPT))
+    said, expected = client.json["result"], json.loads(result)
+    assert said["_meta"].pop("io.mcpgw/receipt")["index"] == 7
+    assert said == {**expected, "_meta": expected.get("_meta", {})}
+    assert client.body.count(b'"_meta"') == 1 + (b'"_meta"' in result)
+
+
+@pytest.mark.requirement("answer:whole")
 @pytest.mark.parametrize("part", [
     Part(PartKind.WHOLE, b"{}", receipt=RECEIPT),
     Part(PartKind.WHOLE, b'{"code":-32002,"message":"no"}', error_code=-32002, receipt=RECEIPT),
@@ -367,6 +381,30 @@ async def test_a_request_of_the_server_reaches_the_client_under_an_id_of_ours() 
     assert b'"n":1.50' in client.body
     assert told in client.body
     assert session.asked == {b"1": ("notes", b'"up-1"')}
+
+
+@pytest.mark.requirement("session:asked")
+async def test_a_server_takes_back_its_request_by_the_id_that_the_client_knows() -> None:
+    session = session_of()
+    client = Client(modern=False, session=session)
+    session.ask("files", b"7")
+    for own_id in (b"7", b"8"):
+        body = b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%b,"reason":"x"}}' % own_id
+        if own_id == b"7":
+            asked = b'{"jsonrpc":"2.0","id":7,"method":"roots/list"}'
+            await client.answer.deliver(Part(PartKind.EVENT, asked))
+        await client.answer.deliver(Part(PartKind.EVENT, body))
+    asked_as, taken_back, unknown = client.messages
+    assert (asked_as["id"], taken_back["params"]) == (2, {"requestId": 2, "reason": "x"})
+    assert unknown["params"] == {"requestId": 8, "reason": "x"}
+
+
+@pytest.mark.requirement("session:asked")
+async def test_nothing_is_said_to_a_client_that_went_away() -> None:
+    client = Client(modern=False, session=session_of())
+    await client.answer.deliver(Part(PartKind.OPENED))
+    await client.answer.fail(ClientGone("the client ended its session"))
+    assert client.messages == []
 
 
 # Bodies of requests

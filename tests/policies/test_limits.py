@@ -92,7 +92,7 @@ async def test_every_place_is_given_back_once_however_a_call_ends(steps: list[tu
             hold = held.pop(number % len(held))
             for end in {"settle": "s", "refund": "r", "both": "srs"}[step]:
                 hold.settle({}) if end == "s" else hold.refund()
-        assert counted._running.get("@notes", 0) == len(held)
+        assert counted._by_server.get("notes", 0) == len(held)
     for hold in held:
         hold.settle({})
-    assert counted._running == {}
+    assert (counted._calls, counted._by_server) == ({}, {})

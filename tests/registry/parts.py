@@ -23,7 +23,7 @@ from mcpgw.domain import (
     Transport,
     VersionStatus,
 )
-from mcpgw.errors import InvalidParams, UpstreamUnreachable
+from mcpgw.errors import GatewayError, InvalidParams, UpstreamUnreachable
 from mcpgw.ports import Identities, Question, Store, World
 from mcpgw.registry import digest
 from mcpgw.registry.catalog import StateCatalog
@@ -126,6 +126,7 @@ class Registry:
         self.clock = StepClock()
         self.live: dict[str, Sequence[bytes]] = {URL: [raw("read"), raw("write")]}
         self.asked: list[tuple[str, str, Transport]] = []
+        self.refuses: dict[tuple[str, Transport], GatewayError] = {}
         self.service = self.with_configuration(section)
 
     def with_configuration(self, section: RegistrySection | None) -> ServersService:
@@ -152,6 +153,9 @@ class Registry:
 
     async def _probe(self, slug: str, endpoint: str, transport: Transport) -> Probe:
         self.asked.append((slug, endpoint, transport))
+        refusal = self.refuses.get((endpoint, transport))
+        if refusal is not None:
+            raise refusal
         if endpoint not in self.live:
             raise UpstreamUnreachable("cannot connect", fix="start it")
         return Probe(Era.MODERN, self.live[endpoint])

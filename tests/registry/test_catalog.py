@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcpgw.domain import SYSTEM, Quarantine, State, VersionStatus
-from mcpgw.registry.catalog import StateCatalog, names, prefixed_definition
+from mcpgw.registry.catalog import StateCatalog, names
+from mcpgw.registry.selection import shown
 from tests.registry.parts import BOT, pins, server, version
 
 SLUG = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,22}[a-z0-9])?", fullmatch=True)
@@ -131,10 +132,14 @@ def test_names_are_found_again_and_definitions_carry_them() -> None:
         )
     )
     assert [v.server for v in found.active()] == ["ark", "zoo"]
-    for active in found.active():
-        for name, tool in active.tools.items():
-            prefixed = found.prefixed(active.server, name)
-            assert found.find(prefixed) == (active.server, name)
-            definition = json.loads(prefixed_definition(active, tool))
-            assert definition == {**json.loads(tool.definition), "name": prefixed}
+    everything = found.selection(None)
+    assert everything is not None
+    assert [(o.version.server, o.tool.name) for o in everything.offers] == [
+        (slug, name) for slug in ("ark", "zoo") for name in tools
+    ]
+    for offer in everything.offers:
+        prefixed = found.prefixed(offer.version.server, offer.tool.name)
+        assert found.find(prefixed) == (offer.version.server, offer.tool.name)
+        assert everything.find(prefixed) is offer
+        assert json.loads(shown(offer)) == {**json.loads(offer.tool.definition), "name": prefixed}
     assert found.find("ark__absent") is found.find("ark__a.b") is found.find("") is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 
@@ -302,7 +303,7 @@ async def test_configured_servers_are_registered_once(registry: Registry) -> Non
     await registry.worlds.at_least(epoch)
     assert [(s["slug"], s["transport"], s["endpoint"], s["trust"], s["configured"]) for s in service.list()] == [
         ("notes", "stdio", "notes", "internal", True),
-        ("tickets", "http", "http://10.0.0.1/mcp", "untrusted", True),
+        ("tickets", None, "http://10.0.0.1/mcp", "untrusted", True),  # as will be found out
     ]
     assert await registry.notes() == [("servers.configure", "configuration")]
 
@@ -373,3 +374,54 @@ async def test_a_version_that_nobody_published_is_not_found(registry: Registry, 
         await getattr(registry.service, call)(ADA, "absent", "1.0.0")
     with pytest.raises(NotFound):
         registry.service.diff("notes", "1.0.0", "9.9.9")
+
+
+NO_POST = UpstreamFailed("`notes` answered with HTTP 405", fix="f", data={"cause": "http_4xx"})
+
+
+@pytest.mark.requirement("sse:registering")
+async def test_a_server_that_takes_no_post_is_asked_over_http_sse(registry: Registry) -> None:
+    registry.refuses[URL, Transport.HTTP] = NO_POST
+    added = await registry.service.add(ADA, "notes", URL)
+    assert added["versions"][0]["transport"] == "sse"
+    assert [transport for _, _, transport in registry.asked] == [Transport.HTTP, Transport.SSE]
+    registry.refuses.clear()  # it has been replaced by one of streamable HTTP
+    again = await registry.service.publish(ADA, "notes", "2.0.0")
+    assert [v["transport"] for v in again["versions"]] == ["sse", "http"]
+
+
+@pytest.mark.requirement("sse:registering")
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [("http_4xx", "405"), ("not_json", "405"), ("foreign_endpoint", "endpoint"), ("handshake", "endpoint")],
+)
+async def test_what_opens_no_session_either_is_told_why_it_takes_no_post(
+    registry: Registry, cause: str, told: str
+) -> None:
+    registry.refuses[URL, Transport.HTTP] = NO_POST
+    registry.refuses[URL, Transport.SSE] = UpstreamFailed("about its endpoint", fix="f", data={"cause": cause})
+    with pytest.raises(UpstreamFailed, match=told):
+        await registry.service.add(ADA, "notes", URL)
+
+
+@pytest.mark.requirement("sse:registering")
+async def test_only_one_that_takes_no_post_is_taken_for_the_older_transport(registry: Registry) -> None:
+    for cause in ("http_5xx", "credential", "redirect", "handshake"):
+        refusal = UpstreamFailed("refused", fix="f", data={"cause": cause})
+        registry.refuses[URL, Transport.HTTP] = refusal
+        with pytest.raises(UpstreamFailed) as refused:
+            await registry.service.add(ADA, "notes", URL)
+        assert refused.value is refusal
+    assert {transport for _, _, transport in registry.asked} == {Transport.HTTP}
+
+
+@pytest.mark.requirement("sse:registering")
+@pytest.mark.parametrize("transport", ["http", "sse"])
+async def test_the_configuration_can_say_the_transport(registry: Registry, transport: Literal["http", "sse"]) -> None:
+    entry = HttpServer(name="tickets", url="http://10.0.0.1/mcp", transport=transport)
+    service = registry.with_configuration(RegistrySection(http=(entry,)))
+    await registry.worlds.at_least(await service.sync_configured())
+    assert service.show("tickets")["transport"] == transport
+    registry.live["http://10.0.0.1/mcp"] = [raw("list")]
+    await service.publish(ADA, "tickets")
+    assert registry.asked == [("tickets", "http://10.0.0.1/mcp", Transport(transport))]

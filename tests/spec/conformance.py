@@ -1,7 +1,7 @@
-"""The official MCP conformance suite, run against a server, its result as values.
+"""The official MCP conformance suites, run against a server, their result as values.
 
 As a command: `python -m tests.spec.conformance --url http://localhost:8080/mcp/x --requirements 2026-07-28`.
-The suite sends no credentials, and it fails `dns-rebinding-protection` unless the host of the URL is a loopback name.
+A suite sends no credentials, and it fails `dns-rebinding-protection` unless the host of the URL is a loopback name.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from pathlib import Path
 
 import yaml
 
-from tests.tools import Missing, npm_package, npm_program
+from tests.tools import Missing, node, npm_package
 
 PACKAGE = "@modelcontextprotocol/conformance"
 NOTED = "INFO"  # the status of what passed over the wire
 REVISIONS = ("2025-11-25", "2026-07-28")
+SELECTIONS = ("active", "all")  # what the suite of before these revisions is asked for instead
 RUN_TIMEOUT_S = 600
 RESULT_FOLDER = re.compile(r"server-(?P<scenario>.+)-\d{4}-\d\d-\d\dT[\d-]+Z")
 
@@ -34,14 +35,19 @@ class SuiteBroke(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """An installed suite, ready to run."""
+    """An installed suite, ready to run. `node` is the program that runs it."""
 
     node: Path
     package: Path
 
-    def scored(self, revision: str) -> frozenset[str]:
-        """Return the scenarios that a server must pass to conform to `revision`; the suite runs others, too."""
-        requirements = yaml.safe_load((self.package / "requirements" / f"{revision}.yaml").read_text())
+    def scored(self, asked: str) -> frozenset[str] | None:
+        """Return the scenarios that a server must pass to conform to a revision; the suite runs others, too.
+
+        None for a selection: there, all count.
+        """
+        if asked in SELECTIONS:
+            return None
+        requirements = yaml.safe_load((self.package / "requirements" / f"{asked}.yaml").read_text())
         return frozenset(requirements["server"])
 
 
@@ -74,9 +80,9 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Report:
-    """One run of the suite. `exit_code` is 0 if every scored scenario passed."""
+    """One run of a suite. `asked` is a revision or a selection; `exit_code` is 0 if every scored scenario passed."""
 
-    revision: str
+    asked: str
     exit_code: int
     scenarios: tuple[Scenario, ...]
     output: str
@@ -110,34 +116,40 @@ class Report:
             for scenario in self.scenarios
         ]
         lines += [f"FAILED {failure.scenario}/{failure.check}: {failure.words}" for failure in self.failures]
-        lines += [f"{self.revision}: {self.passed} passed, {self.failed} failed, exit {self.exit_code} (u: unscored)"]
+        lines += [f"{self.asked}: {self.passed} passed, {self.failed} failed, exit {self.exit_code} (u: unscored)"]
         return "\n".join(lines)
 
 
 def find() -> Suite:
-    """Return the installed suite. Raises tools.Missing."""
-    return Suite(npm_program("node", "node"), npm_package("node", PACKAGE))
+    """Return the installed suite of both eras, which is asked for a revision. Raises tools.Missing."""
+    return Suite(node(), npm_package("node", PACKAGE))
 
 
-def run(url: str, revision: str, suite: Suite | None = None) -> Report:
-    """Run the server scenarios that `revision` requires (and its unscored ones) against the MCP endpoint at `url`."""
-    suite = suite or find()
+def find_old() -> Suite:
+    """Return the last suite of the handshake era alone, which is asked for a selection. Raises tools.Missing."""
+    return Suite(node(), npm_package("conformance-0.1", PACKAGE))
+
+
+def run(url: str, asked: str, suite: Suite) -> Report:
+    """Run the server scenarios of a revision, also its unscored ones, or of a selection against an MCP endpoint."""
+    option = "--suite" if asked in SELECTIONS else "--requirements"
+    scored = suite.scored(asked)
     with tempfile.TemporaryDirectory(prefix="mcp-conformance-") as folder:
         script = suite.package / "dist" / "index.js"
-        command = [str(suite.node), str(script), "server", "--url", url, "--requirements", revision, "-o", folder]
+        command = [str(suite.node), str(script), "server", "--url", url, option, asked, "-o", folder]
         try:
             ended = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
         except subprocess.TimeoutExpired as cause:
             raise SuiteBroke(f"the suite did not end within {RUN_TIMEOUT_S} s against {url}") from cause
-        scenarios = _results(Path(folder), suite.scored(revision))
+        scenarios = _results(Path(folder), scored)
     output = ended.stdout + ended.stderr
-    missing = suite.scored(revision) - {scenario.name for scenario in scenarios}
-    if missing:
-        raise SuiteBroke(f"exit {ended.returncode}, no result for {len(missing)} scenarios:\n{output[:1000]}")
-    return Report(revision, ended.returncode, scenarios, output)
+    missing = (scored or frozenset()) - {scenario.name for scenario in scenarios}
+    if missing or not scenarios:
+        raise SuiteBroke(f"exit {ended.returncode}, no result for {len(missing) or 'all'} scenarios:\n{output[:1000]}")
+    return Report(asked, ended.returncode, scenarios, output)
 
 
-def _results(folder: Path, scored: frozenset[str]) -> tuple[Scenario, ...]:
+def _results(folder: Path, scored: frozenset[str] | None) -> tuple[Scenario, ...]:
     """Read the checks that the suite left, one folder a scenario, in order of their names."""
     scenarios = []
     for path in sorted(folder.glob("server-*/checks.json")):
@@ -152,17 +164,22 @@ def _results(folder: Path, scored: frozenset[str]) -> tuple[Scenario, ...]:
             for check in checks
             if check["status"] == "FAILURE"
         )
-        scenarios.append(Scenario(name, name in scored, made, failures))
+        scenarios.append(Scenario(name, scored is None or name in scored, made, failures))
     return tuple(scenarios)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run the official MCP conformance suite against a server.")
     parser.add_argument("--url", required=True, help="the MCP endpoint; its host must be a loopback name")
-    parser.add_argument("--requirements", required=True, choices=REVISIONS)
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--requirements", choices=REVISIONS)
+    asked.add_argument("--suite", choices=SELECTIONS, help="a selection of the suite before 2026")
     options = parser.parse_args()
     try:
-        report = run(options.url, options.requirements)
+        if options.requirements:
+            report = run(options.url, options.requirements, find())
+        else:
+            report = run(options.url, options.suite, find_old())
     except (Missing, SuiteBroke) as problem:
         print(problem, file=sys.stderr)
         return 2

@@ -1,50 +1,81 @@
-"""What the suite says of the reference server, it says of it through the gateway: check by check."""
+"""What the suites say of the server of both eras, they say through the gateway of each server: check by check."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 
 import pytest
 
+from tests import tools
 from tests.fixtures.processes import Running
 from tests.harness import GatewayProcess, gateway, rego
-from tests.spec import conformance
-from tests.spec.conformance import REVISIONS, Report, Suite
+from tests.spec import conformance, differences
+from tests.spec.conftest import LEGACY_SERVER, Direct, SuiteFor
 
-Check = tuple[str, str]
-
-# Every check with another result through the gateway, as (scenario, check), and why that is right.
-ACCEPTED: Mapping[str, Mapping[Check, str]] = {
-    "2025-11-25": {
-        ("server-sse-multiple-streams", "server-sse-streams-functional"): (
-            "it counts how many of three concurrent tools/list are answered as streams; the gateway answers them from"
-            " its pins as one JSON object each, as the transport allows, of which the suite only takes note"
-        ),
-    },
-    "2026-07-28": {},
-}
+OWN_ERA = [("both", "2025-11-25"), ("both", "2026-07-28"), ("legacy", "2025-11-25"), ("modern", "2026-07-28")]
+OTHER_ERA = [("modern", "2025-11-25"), ("legacy", "2026-07-28"), ("sse", "2026-07-28")]
+OTHER_TRANSPORT = [("sse", "2025-11-25"), ("stdio", "2025-11-25")]
+BEFORE = [("both", "active"), ("both", "all")]
 
 
 @pytest.fixture(scope="module")
-def gate(server: Running, suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+def gate(
+    server: Running, modern_server: Running, legacy_server: Running, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GatewayProcess]:
+    """One gateway. `sse` and `stdio` are the server of the handshake era over other transports."""
     directory = tmp_path_factory.mktemp("gateway")
-    with gateway(directory, policy=rego("allow_all"), dev_no_auth=True, workers=2) as running:
-        running.publish("everything", server.url)
+    stdio = {"name": "stdio", "command": [str(tools.python("sdk-1")), str(LEGACY_SERVER), "--stdio"], "per": "session"}
+    urls = {
+        "both": server.url,
+        "modern": modern_server.url,
+        "legacy": legacy_server.url,
+        "sse": legacy_server.url.removesuffix("/mcp") + "/sse",
+        "stdio": None,
+    }
+    config = {"registry": {"stdio": [stdio]}}
+    with gateway(directory, config=config, policy=rego("allow_all"), dev_no_auth=True, workers=2) as running:
+        for slug, url in urls.items():
+            running.publish(slug, url)
         yield running
 
 
+def through(gate: GatewayProcess, suite_for: SuiteFor, leg: differences.Leg) -> conformance.Report:
+    """Run the suite for a leg. The suites want a loopback name as host."""
+    server, asked = leg
+    url = gate.server_url(server).replace("127.0.0.1", "localhost")
+    return conformance.run(url, asked, suite_for(asked))
+
+
+def compare(report: conformance.Report, direct: Direct, leg: differences.Leg) -> None:
+    """Fail unless exactly the listed checks differ: one too many fails, and one that is listed for nothing, too."""
+    wanted = direct(leg[1]).results
+    other = (wanted - report.results) + (report.results - wanted)
+    assert {(scenario, check) for scenario, check, _ in other} == differences.of(leg).keys(), str(report)
+
+
 @pytest.mark.requirement("spec:through-the-gateway")
-@pytest.mark.parametrize("revision", REVISIONS)
+@pytest.mark.parametrize("leg", [*OWN_ERA, *OTHER_TRANSPORT, *BEFORE], ids="-".join)
 def test_each_check_has_the_same_result_through_the_gateway(
-    gate: GatewayProcess, suite: Suite, direct: Callable[[str], Report], revision: str
+    gate: GatewayProcess, suite_for: SuiteFor, direct: Direct, leg: differences.Leg
 ) -> None:
-    url = gate.server_url("everything").replace("127.0.0.1", "localhost")  # the suite wants a loopback name
+    report = through(gate, suite_for, leg)
 
-    through = conformance.run(url, revision, suite)
+    assert report.exit_code == 0, str(report)
+    assert report.scored_failures == (), str(report)
+    compare(report, direct, leg)
+    assert "Traceback" not in gate.output()
 
-    assert through.exit_code == 0, through
-    assert through.scored_failures == (), through
-    wanted = direct(revision).results
-    other = (wanted - through.results) + (through.results - wanted)
-    assert {(scenario, check) for scenario, check, _ in other} == ACCEPTED[revision].keys(), through
+
+@pytest.mark.requirement("spec:across-eras")
+@pytest.mark.parametrize("leg", OTHER_ERA, ids="-".join)
+def test_a_client_of_one_era_finds_all_that_is_possible_in_a_server_of_the_other(
+    gate: GatewayProcess, suite_for: SuiteFor, direct: Direct, leg: differences.Leg
+) -> None:
+    report = through(gate, suite_for, leg)
+
+    impossible = differences.IMPOSSIBLE[leg].keys()
+    assert [found for found in report.scored_failures if (found.scenario, found.check) not in impossible] == [], str(
+        report
+    )
+    compare(report, direct, leg)
     assert "Traceback" not in gate.output()

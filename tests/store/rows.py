@@ -18,6 +18,8 @@ from mcpgw.domain import (
     Server,
     ServerVersion,
     ToolPin,
+    Toolset,
+    ToolsetEntry,
     Transport,
     VersionStatus,
 )
@@ -66,11 +68,31 @@ CLIENT = OAuthClient(
 BUNDLE = PolicyBundle(
     sha256="ff" * 32, files={"authz.rego": "package mcpgw.authz\n"}, pushed_by="ada", pushed_at=3.5, active=True
 )
+TOOLSET = Toolset(
+    slug="desk",
+    title="Desk",
+    entries=(
+        ToolsetEntry(server="notes", tool="*"),
+        ToolsetEntry(
+            server="gone",
+            tool="write",
+            name="note_down",
+            description="Note it. \u00e9",
+            defaults={"limit": 10, "rate": 0.1, "of": [None, True]},
+            pinned={"tenant": {"id": 123456789012345678901234567890}},
+        ),
+    ),
+    created_by="mcpgw|ada",
+    created_at=1700000002.5,
+    instructions="Be brief.",
+    search=True,
+)
 EVERY: tuple[Row, ...] = (
     Quarantine(server="notes", version="1.0.0", tool="write", seen_sha256="", seen_at=4.5),
     ActiveVersion("notes", "1.0.0"),
     VERSION,
     SERVER,
+    TOOLSET,
     KEY,
     CLIENT,
     Revocation("principal", "mcpgw|bot", 5.5),

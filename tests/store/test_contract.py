@@ -12,7 +12,7 @@ from mcpgw.errors import Conflict
 from mcpgw.ports import Store
 from mcpgw.store.memory import MemoryStore
 from mcpgw.store.sql import SqlStore
-from tests.store.rows import BUNDLE, CLIENT, EVERY, KEY, PINS, SERVER, SWITCH, VERSION, note
+from tests.store.rows import BUNDLE, CLIENT, EVERY, KEY, PINS, SERVER, SWITCH, TOOLSET, VERSION, note
 
 
 @pytest.fixture(params=["memory", "sql"])
@@ -39,6 +39,7 @@ async def test_state_holds_every_row_exactly_as_committed(store: Store) -> None:
         versions=(VERSION,),
         active={"notes": "1.0.0"},
         quarantines=(Quarantine(server="notes", version="1.0.0", tool="write", seen_sha256="", seen_at=4.5),),
+        toolsets=(TOOLSET,),
         keys=(KEY,),
         clients=(CLIENT,),
         revocations=(await store.state()).revocations,

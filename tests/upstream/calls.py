@@ -33,8 +33,18 @@ from mcpgw.domain import (
     VersionStatus,
 )
 from mcpgw.ports import Exchange, Gate, Upstream
+from mcpgw.request_state import RequestStates
+from mcpgw.seals import Seals
+from mcpgw.shelf import Shelf, ShelfLimits
+from mcpgw.task_ids import TaskIds
+from mcpgw.upstream.holding import Holding
+from mcpgw.upstream.http import HttpClient
+from mcpgw.upstream.mcp_held import HeldCalls
+from mcpgw.upstream.mcp_http import McpHttpUpstream
+from mcpgw.upstream.mcp_parts import ListChanged
 
 LIMITS = LimitsSection()
+TASK_IDS = TaskIds(Seals(bytes(32), 0))
 MODERN = ClientFacts(protocol_version="2026-07-28", modern=True, info=b'{"name":"tester","version":"1"}')
 LEGACY = ClientFacts(protocol_version="2025-11-25", modern=False, info=b'{"name":"tester","version":"1"}')
 ALICE = Principal(issuer="test", subject="alice", client_id="agent", kind=Kind.AGENT)
@@ -106,6 +116,21 @@ class HandClock:
 
     def new_id(self) -> str:
         return f"id-{next(_numbers)}"
+
+
+def mcp_http(
+    http: HttpClient,
+    clock: HandClock,
+    limits: LimitsSection = LIMITS,
+    *,
+    shelf: Shelf | None = None,
+    on_list_changed: ListChanged = lambda server, kind: None,
+) -> McpHttpUpstream:
+    """Return the upstream of HTTP servers, as the wiring makes it; what it holds stands on `shelf`."""
+    states = RequestStates(Seals(bytes(32), 0))
+    shelf = Shelf(clock, ShelfLimits()) if shelf is None else shelf
+    held = HeldCalls(Holding(states, shelf, clock, limits.held_s))
+    return McpHttpUpstream(http, limits, clock, on_list_changed, held, TASK_IDS)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import pytest
 from mcpgw.upstream.http import HttpClient
 from mcpgw.upstream.mcp_http import McpHttpUpstream
 from tests.fixtures.processes import running
-from tests.upstream.calls import LIMITS, HandClock
+from tests.upstream.calls import LIMITS, HandClock, mcp_http
 
 EVERYTHING = Path(__file__).parents[1] / "fixtures" / "everything_server.py"
 
@@ -52,7 +52,7 @@ def changed() -> list[tuple[str, str]]:
 @pytest.fixture
 async def upstream(clock: HandClock, changed: list[tuple[str, str]]) -> AsyncIterator[McpHttpUpstream]:
     http = HttpClient(LIMITS, lambda address: True)
-    made = McpHttpUpstream(http, LIMITS, clock, lambda server, kind: changed.append((server, kind)))
+    made = mcp_http(http, clock, on_list_changed=lambda server, kind: changed.append((server, kind)))
     yield made
     await made.aclose()
     await http.aclose()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 ERA = sys.argv[1]
 QUIRK = sys.argv[2] if len(sys.argv) > 2 else ""
+LISTS = os.environ.get("LISTS", "")
 REQUESTS: list[dict[str, Any]] = []
 CAPABILITIES = {"tools": {"listChanged": True}, "logging": {}, "resources": {"subscribe": True}}
 
@@ -65,6 +67,13 @@ def tool_line(params: dict[str, Any]) -> Any:
     time.sleep(60)
 
 
+def tool_gigabyte(params: dict[str, Any]) -> Any:
+    """A line of 1 GB, if somebody reads it."""
+    for _ in range(1000):
+        sys.stdout.write("x" * 1_000_000)
+        sys.stdout.flush()
+
+
 def tool_stray(params: dict[str, Any]) -> Any:
     """Says a number of things that belong to no call."""
     sys.stdout.write("a banner\n\n{\n")
@@ -97,6 +106,85 @@ def tool_ask(params: dict[str, Any]) -> Any:
     return text(answers)
 
 
+def tool_twice(params: dict[str, Any]) -> Any:
+    """Asks the client two things, one after the other, with progress between them."""
+    answers = [answer_to("t1"), progressed(params), answer_to("t2")]
+    return text([answer for answer in answers if answer is not None])
+
+
+def answer_to(question: str) -> Any:
+    meta = {"progressToken": "ours", "com.example/x": 1}
+    asked = {"message": question, "requestedSchema": {}, "_meta": meta}
+    say({"id": question, "method": "elicitation/create", "params": asked})
+    while (message := read()).get("id") != question:
+        pass
+    return message.get("result", message.get("error"))
+
+
+def progressed(params: dict[str, Any]) -> None:
+    token = params.get("_meta", {}).get("progressToken")
+    if token is not None:
+        say({"method": "notifications/progress", "params": {"progressToken": token, "progress": 1}})
+
+
+def tool_url(params: dict[str, Any]) -> Any:
+    """Asks for a URL, which not every client can be asked for."""
+    say(
+        {
+            "id": "u1",
+            "method": "elicitation/create",
+            "params": {"mode": "url", "url": "https://x", "elicitationId": "e"},
+        }
+    )
+    while (message := read()).get("id") != "u1":
+        pass
+    return text(message.get("result", message.get("error")))
+
+
+def tool_visit(params: dict[str, Any]) -> Any:
+    visits = [{"mode": "url", "elicitationId": "e-1", "url": "https://example.com/consent", "message": "please"}]
+    return {"code": -32042, "message": "visit first", "data": {"elicitations": visits}}
+
+
+def tool_withdraw(params: dict[str, Any]) -> Any:
+    """Asks the client, and wants the answer no longer."""
+    say({"id": "w1", "method": "elicitation/create", "params": {}})
+    say({"method": "notifications/cancelled", "params": {"requestId": "w1"}})
+    return text("done")
+
+
+def tool_retract(params: dict[str, Any]) -> Any:
+    """Asks the client, answers the next call, and wants the first answer no longer."""
+    say({"id": "w2", "method": "elicitation/create", "params": {}})
+    say({"id": read()["id"], "result": text("meanwhile")})
+    say({"method": "notifications/cancelled", "params": {"requestId": "w2"}})
+    return text("done")
+
+
+def tool_both(params: dict[str, Any]) -> Any:
+    """Asks the client two things at once."""
+    answers: dict[str, Any] = {}
+    for question in ("b1", "b2"):
+        say({"id": question, "method": "elicitation/create", "params": {"message": question}})
+    while len(answers) < 2:
+        message = read()
+        if "method" not in message:
+            answers[message["id"]] = message.get("result", message.get("error"))
+    return text(answers)
+
+
+def tool_leave(params: dict[str, Any]) -> None:
+    """Asks the client and leaves its own call without an answer."""
+    say({"id": "q1", "method": "elicitation/create", "params": {}})
+
+
+def tool_log(params: dict[str, Any]) -> Any:
+    for level in ("debug", "warning"):
+        say({"method": "notifications/message", "params": {"level": level, "data": "from the server"}})
+    say({"method": "notifications/prompts/list_changed"})
+    return text("done")
+
+
 def tool_about(params: dict[str, Any]) -> Any:
     return text(
         {
@@ -106,8 +194,49 @@ def tool_about(params: dict[str, Any]) -> Any:
             "pid": os.getpid(),
             "group": os.getpgid(0),
             "session": os.getsid(0),
+            "limits": {
+                name: resource.getrlimit(getattr(resource, name))
+                for name in ("RLIMIT_CORE", "RLIMIT_NOFILE", "RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_NPROC", "RLIMIT_FSIZE")
+            },
+            "open": sorted(int(fd) for fd in os.listdir("/proc/self/fd"))[:-1],  # the last one is the directory
         }
     )
+
+
+def tool_fork(params: dict[str, Any]) -> Any:
+    """Forks as often as it can, which is 100 times at most, as a user that nobody else is when it may choose."""
+    if os.getuid() == 0:
+        os.setresgid(54321, 54321, 54321)
+        os.setresuid(54321, 54321, 54321)
+    started = 0
+    try:
+        while started < 100:
+            if os.fork() == 0:
+                time.sleep(300)
+            started += 1
+    except BlockingIOError:
+        return text({"started": started, "refused": True})
+    return text({"started": started, "refused": False})
+
+
+def tool_write(params: dict[str, Any]) -> Any:
+    """Writes a file of a megabyte."""
+    with open(params["arguments"]["path"], "wb") as file:
+        file.write(b"x" * 1_000_000)
+    return text("written")
+
+
+def tool_hoard(params: dict[str, Any]) -> Any:
+    """Takes 8 GB of memory, which it never touches."""
+    try:
+        return text(len(bytearray(8_000_000_000)))
+    except MemoryError:
+        return text("no memory")
+
+
+def tool_spin(params: dict[str, Any]) -> Any:
+    while True:
+        pass
 
 
 def tool_child(params: dict[str, Any]) -> Any:
@@ -134,8 +263,18 @@ def tool_flood(params: dict[str, Any]) -> Any:
     return text("done")
 
 
+def tool_endless(params: dict[str, Any]) -> Any:
+    """Complains for ever."""
+    while True:
+        sys.stderr.write("again and again\n" * 1000)
+
+
 def tool_input(params: dict[str, Any]) -> Any:
-    return {"resultType": "input_required", "inputRequests": {}}
+    answers = params.get("inputResponses")
+    if answers is not None:
+        return text({"answers": answers, "state": params["requestState"]})
+    wanted = {"name": {"method": "elicitation/create", "params": {"message": "who?"}}}
+    return {"resultType": "input_required", "inputRequests": wanted, "requestState": "state-1"}
 
 
 def missing(request: dict[str, Any], code: int = -32601) -> None:
@@ -147,7 +286,8 @@ def discover(request: dict[str, Any]) -> None:
         sys.exit(1)
     if QUIRK == "silent-at-probe":
         return
-    if ERA != "modern":
+    settled = QUIRK == "settles" and any(r.get("method") == "initialize" for r in REQUESTS)
+    if ERA not in {"modern", "dual"} or settled:
         missing(request)
         return
     result = {
@@ -163,7 +303,7 @@ def discover(request: dict[str, Any]) -> None:
 
 
 def initialize(request: dict[str, Any]) -> None:
-    if ERA != "legacy":
+    if ERA not in {"legacy", "dual"}:
         missing(request)
         return
     result = {
@@ -183,9 +323,12 @@ def result_of(request: dict[str, Any]) -> Any:
         result = tool(params)
         return result and {**({"resultType": "complete"} if modern else {}), **result}
     if method == "tools/list":
-        return {"tools": [{"name": "echo", "inputSchema": {"type": "object"}}], **modern}
+        listed = [name[5:] for name in globals() if name.startswith("tool_")] if LISTS == "all" else ["echo"]
+        return {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in listed], **modern}
     if method == "resources/read":
         return {"contents": [], **modern} if params["uri"] == "test://x" else None
+    if method == "resources/subscribe":
+        say({"method": "notifications/resources/updated", "params": {"uri": params["uri"]}})
     return {}
 
 
@@ -205,7 +348,7 @@ def main() -> None:
         elif request["method"] == "resources/read" and result_of(request) is None:
             missing(request, -32002)
         elif (result := result_of(request)) is not None:
-            say({"id": request["id"], "result": result})
+            say({"id": request["id"], "error" if "code" in result else "result": result})
 
 
 if __name__ == "__main__":

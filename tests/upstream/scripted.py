@@ -21,6 +21,7 @@ class Asked:
     method: str
     headers: dict[str, str]
     body: bytes
+    target: str = ""
 
     @property
     def message(self) -> dict[str, Any]:
@@ -47,7 +48,8 @@ class Asked:
         head, _, body = request.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        return cls(first.split()[0], headers, body)
+        method, target, _ = first.split()
+        return cls(method, headers, body, target)
 
 
 def plain(text: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from mcpgw.errors import (
 from mcpgw.upstream.http import HttpClient
 from mcpgw.upstream.mcp_http import McpHttpUpstream
 from tests.fixtures.raw_http import Peer, answer
-from tests.upstream.calls import LEGACY, LIMITS, Caller, CountingGate, HandClock, version
+from tests.upstream.calls import LEGACY, LIMITS, Caller, CountingGate, HandClock, mcp_http, version
 from tests.upstream.scripted import (
     END,
     STREAM,
@@ -153,7 +153,7 @@ async def test_idle_sessions_and_those_of_a_client_that_is_gone_are_forgotten(
 async def test_there_are_no_more_sessions_than_allowed(clock: HandClock) -> None:
     limits = LIMITS.model_copy(update={"sessions": 2})
     http = HttpClient(limits, lambda address: True)
-    upstream = McpHttpUpstream(http, limits, clock, lambda server, kind: None)
+    upstream = mcp_http(http, clock, limits)
     handshaking = Handshaking()
     async with scripted(handshaking) as server:
         for session in ("a", "b", "a", "c", "a", "b"):

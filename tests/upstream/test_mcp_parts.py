@@ -11,7 +11,8 @@ from mcp.shared.inbound import decode_header_value, encode_header_value, mcp_par
 
 from mcpgw.domain import PartKind, Verb
 from mcpgw.errors import InvalidParams
-from mcpgw.upstream.mcp_parts import Asked, header_value, param_headers, params_of, read_message, with_subscription
+from mcpgw.mirrored import encoded, headers_of
+from mcpgw.upstream.mcp_parts import Asked, params_of, read_message, with_subscription
 from mcpgw.upstream.stdio_log import escaped
 from tests.upstream.calls import permit, version
 
@@ -26,7 +27,7 @@ OBJECTS = st.dictionaries(st.text(), JSON, max_size=4)
 @pytest.mark.requirement("upstream:envelope")
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_name_survives_a_header_as_the_sdk_reads_it(name: str) -> None:
-    value = header_value(name)
+    value = encoded(name)
     assert decode_header_value(value.decode("ascii")) == name
     assert name == "" or value.decode("ascii") == encode_header_value(name)
 
@@ -91,7 +92,7 @@ def test_mirrored_headers_are_those_that_the_sdk_sends() -> None:
         },
     }
     arguments = {"region": " é", "count": 10**30, "sure": True, "inner": {"deep": "x"}, "list": ["y"], "plain": "z"}
-    made = param_headers(json.dumps({"inputSchema": schema}).encode(), json.dumps(arguments).encode())
+    made = headers_of(json.dumps({"inputSchema": schema}).encode(), json.dumps(arguments).encode())
     expected = mcp_param_headers({k: v for k, v in x_mcp_header_map(schema).items() if v != "Nope"}, arguments)
     assert {k.decode(): v.decode() for k, v in made} == {k.lower(): v for k, v in expected.items()}
 

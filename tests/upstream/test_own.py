@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -15,6 +15,8 @@ from mcpgw.domain import (
     Action,
     ClientFacts,
     Effect,
+    Era,
+    Offer,
     Part,
     PartKind,
     Permit,
@@ -23,10 +25,11 @@ from mcpgw.domain import (
     Route,
     Scope,
     ServerVersion,
-    ToolPin,
     Transport,
     Verb,
 )
+from mcpgw.edge.mcp_prompts import PromptNames
+from mcpgw.edge.mcp_shown import ShownNames
 from mcpgw.errors import (
     EraCrossing,
     Killed,
@@ -36,19 +39,35 @@ from mcpgw.errors import (
     UpstreamTimeout,
     WorldMoved,
 )
-from mcpgw.judge import judge, visible_tools
+from mcpgw.judge import judge
 from mcpgw.pipeline import NOTHING_HELD
-from mcpgw.ports import Exchange, Gate, World
-from mcpgw.upstream.own import Notices, OwnUpstream
+from mcpgw.ports import Capabilities, Exchange, Gate, World
+from mcpgw.seals import Seals
+from mcpgw.upstream.aggregate import Aggregate
+from mcpgw.upstream.merged import Cursors, MergedLists
+from mcpgw.upstream.notices import Notices
+from mcpgw.upstream.own import OwnUpstream
+from mcpgw.upstream.own_tools import OwnTools
 from mcpgw.upstream.router import Router
+from mcpgw.upstream.sight import Sight
+from mcpgw.upstream.streams import Streams
+from mcpgw.visible import visible_servers, visible_tools
 from tests.parts import Rules, action, agent, published, switch, world_of
 
 MODERN = ClientFacts(protocol_version="2026-07-28", modern=True)
 LEGACY = ClientFacts(protocol_version="2025-06-18", modern=False)
 
 
-def prefixed(version: ServerVersion, tool: ToolPin) -> bytes:
-    return b'{"name":"%b__%b"}' % (version.server.encode(), tool.name.encode())
+def definition(offer: Offer) -> bytes:
+    return b'{"name":"%b"}' % offer.name.encode()
+
+
+def linked(server: str, definition: bytes) -> bytes:
+    return definition
+
+
+async def nothing_found(*asked: object) -> tuple[list[Offer], int]:
+    return [], 0
 
 
 def passed() -> None:
@@ -95,9 +114,36 @@ class Roads:
 
     def __init__(self) -> None:
         self.http, self.stdio, self.llm = Named("http"), Named("stdio"), Named("llm")
-        self.notices = Notices(visible_tools)
-        own = OwnUpstream(self.notices, prefixed)
-        self.router = Router(own=own, http=self.http, stdio=self.stdio, llm=self.llm)
+        self.world = world_of()
+        sight = Sight(current=lambda: self.world, tools=visible_tools, servers=visible_servers)
+        self.notices = Notices(sight, self, self)
+        streams = Streams(self.notices, self, ShownNames(PromptNames()))
+        lists = MergedLists(
+            sight=sight,
+            capabilities=self,
+            children=self,
+            shown=ShownNames(PromptNames()),
+            cursors=Cursors(Seals(bytes(32), 0)),
+            within_s=1.0,
+        )
+        aggregate = Aggregate(lists, lambda session: frozenset())
+        own = OwnUpstream(streams, OwnTools(definition, nothing_found, 1000, linked), aggregate)
+        self.router = Router(
+            own=own,
+            streams=streams,
+            http=self.http,
+            sse=self.http,
+            stdio=self.stdio,
+            openapi=self.http,
+            llm=self.llm,
+        )
+
+    def known(self, version: ServerVersion) -> Capabilities:
+        """Servers without anything but tools."""
+        return Capabilities(era=Era.MODERN)
+
+    def keep(self, versions: Sequence[ServerVersion]) -> None:
+        """Nobody listens there."""
 
     async def permit(self, what: Action, world: World | None = None, who: Principal | None = None) -> Permit:
         judged = await judge(world or world_of(), who or agent(), what)
@@ -224,10 +270,9 @@ async def test_a_servers_handshake_says_too_that_the_gateway_tells_of_changes(ro
 
 
 @pytest.mark.requirement("own:handshake")
-@pytest.mark.parametrize("verb", [Verb.PROMPTS_LIST, Verb.RESOURCES_LIST, Verb.COMPLETE])
-async def test_what_is_not_offered_over_all_servers_is_not_found(roads: Roads, verb: Verb) -> None:
+async def test_what_is_of_one_server_alone_is_not_found_over_all(roads: Roads) -> None:
     with pytest.raises(MethodNotFound):
-        await roads.send(action(verb, None, None))
+        await roads.send(action(Verb.COMPLETE, None, None))
 
 
 # Streams
@@ -270,7 +315,7 @@ async def test_a_subscription_is_acknowledged_first_with_what_is_honoured(roads:
         "jsonrpc": "2.0",
         "method": "notifications/subscriptions/acknowledged",
         "params": {
-            "notifications": {"toolsListChanged": True},
+            "notifications": {"promptsListChanged": True, "toolsListChanged": True},
             "_meta": {"io.modelcontextprotocol/subscriptionId": "sub-1"},
         },
     }
@@ -380,7 +425,7 @@ async def test_a_servers_stream_that_fails_ends_the_clients_with_its_error(roads
 
 @pytest.mark.requirement("own:streams")
 async def test_a_stream_that_is_silent_is_kept_alive(roads: Roads, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcpgw.upstream.own.KEEP_ALIVE_S", 0.01)
+    monkeypatch.setattr("mcpgw.upstream.notices.KEEP_ALIVE_S", 0.01)
     stream = Reading(await roads.send(streaming(None)))
     await stream.next()
     assert await stream.next() == Part(PartKind.EVENT)

@@ -108,17 +108,24 @@ def test_a_reference_that_leads_nowhere_is_found_at_the_start() -> None:
         StdioServers([entry], LIMITS, lambda name, kind: None)
 
 
+def nowhere() -> StdioServer:
+    return StdioServer(name="lines", command=("true",), cwd="/no/such/directory")
+
+
 @pytest.mark.requirement("stdio:process")
 async def test_a_server_that_nobody_declared_and_one_that_cannot_start_are_unreachable(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "mcpgw.stdio")
     caller = serve()
     with pytest.raises(UpstreamUnreachable, match="not declared"):
         await dataclasses.replace(caller, target=version("other", transport=Transport.STDIO)).call("echo")
-    missing = StdioServers([StdioServer(name="lines", command=("/no/such/program",))], LIMITS, lambda name, kind: None)
-    with pytest.raises(UpstreamUnreachable, match="cannot be started"):
-        await dataclasses.replace(caller, upstream=missing).call("echo")
-    assert "No such file" in caplog.text
+    for missing in (StdioServer(name="lines", command=("/no/such/program",)), nowhere()):
+        servers = StdioServers([missing], LIMITS, lambda name, kind: None)
+        with pytest.raises(UpstreamUnreachable, match="cannot be started"):
+            await dataclasses.replace(caller, upstream=servers).call("echo")
+        await servers.aclose()
+    assert "lines: cannot be started: No such file or directory" in caplog.text
 
 
 @pytest.mark.requirement("stdio:one-session")
@@ -213,6 +220,7 @@ async def test_a_modern_client_gets_modern_results_from_a_legacy_process(serve: 
         "resultType": "complete",
         "ttlMs": 0,
         "cacheScope": "private",
+        "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "lines", "version": "1"}},
     }
     called = (await caller.call("echo", b"{}")).result
     assert called["resultType"] == "complete"
@@ -266,7 +274,7 @@ async def test_what_a_shared_process_cannot_offer_is_refused(serve: Serve) -> No
         await as_legacy(caller).ask(Verb.STREAM)
     with pytest.raises(MethodNotFound):
         await as_legacy(caller).ask(Verb.SET_LEVEL, forwarded={"level": b'"info"'})
-    with pytest.raises(EraCrossing, match="subscriptions"):
+    with pytest.raises(EraCrossing, match="nobody can subscribe"):
         await caller.ask(Verb.LISTEN, forwarded={"notifications": b"{}"})
     for verb in (Verb.INITIALIZED, Verb.CANCELLED, Verb.ROOTS_CHANGED, Verb.END_SESSION):
         assert (await as_legacy(caller).ask(verb)).last.status == 202
