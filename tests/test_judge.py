@@ -445,10 +445,7 @@ async def test_a_list_is_remembered_for_its_caller_as_long_as_the_world_lasts() 
 async def test_one_server_and_all_servers_and_a_pinned_version_are_different_lists() -> None:
     world = world_of(published("files", ["m"]), published(version="2.0.0", tools=["new"]), published(tools=["old"]))
     lists = [
-        [
-            tool
-            for _, tool in await listed_tools(world, agent(), action(Verb.TOOLS_LIST, server, None, version=version))
-        ]
+        [tool for _, tool in await listed_tools(world, agent(), action(Verb.TOOLS_LIST, server, None, version=version))]
         for server, version in ((None, None), ("notes", None), ("notes", "1.0.0"), ("files", None))
     ]
     assert lists == [["m", "new"], ["new"], ["old"], ["m"]]

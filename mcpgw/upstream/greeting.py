@@ -25,7 +25,7 @@ from mcpgw.upstream.mcp_sessions import handshake
 from mcpgw.upstream.mcp_tasks import without_tasks
 
 _NOT_BRIDGED = ("tasks",)
-# Clients reach the gateway over streamable HTTP, which no revision before this one has; it adds, and takes nothing away.
+# Clients come over streamable HTTP, which no revision before this one has; it adds to those, and takes nothing away.
 _STREAMABLE_SINCE = "2025-03-26"
 # What callers that share a connection cannot be offered: log messages and updates belong to no call.
 _NOT_SHARED = ("logging",)

@@ -96,7 +96,7 @@ class SseSession:
         A server may answer on the stream before it answers the POST. What becomes of that is told to the request.
         """
         if not self.running:
-            raise UpstreamUnreachable(f"the session with `{self.name}` has ended", data={"cause": "session_lost"})
+            raise self._gone()
         passed: asyncio.Future[None] = self._loop.create_future()
 
         def gated() -> None:
@@ -112,6 +112,8 @@ class SseSession:
         finally:
             if not post.done() and not passed.done():
                 post.cancel()  # nothing of it has left
+        if post.cancelled():  # by the end of the session, which is not that of the call
+            raise self._failure() if passed.done() else self._gone()
         if post.done():
             await post
 
@@ -193,6 +195,9 @@ class SseSession:
         self._misplaced(self._asked.failed("no_endpoint", f"{why} before it said where messages go"))
         if self._place.exception() is None:
             self._http.health.answered(self._place.result().text)  # a URL that nobody will ask again
+
+    def _gone(self) -> UpstreamUnreachable:
+        return UpstreamUnreachable(f"the session with `{self.name}` has ended", data={"cause": "session_lost"})
 
     def _failure(self) -> UpstreamFailed:
         return UpstreamFailed(

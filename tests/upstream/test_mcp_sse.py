@@ -587,6 +587,7 @@ async def test_sessions_end_with_their_clients_session_a_kill_and_the_gateway(co
             await events.sessions[2].over.wait()
             running = asyncio.create_task(bob.call("hang"))
             while server.of("tools/call")[-1].params["name"] != "hang":
+                assert not running.done(), running.exception()
                 await asyncio.sleep(0.005)
             target = Target.of(permit(caller.target, Verb.TOOLS_LIST).judged.action, "1.0.0")
             await servers.end_killed(Switches([switch(Scope.PRINCIPAL, ALICE.selector)]), target)
@@ -598,6 +599,27 @@ async def test_sessions_end_with_their_clients_session_a_kill_and_the_gateway(co
             await caller.call("echo")
             await servers.aclose()
             await events.sessions[3].over.wait()
+
+
+@pytest.mark.requirement("sse:ending")
+async def test_what_is_being_posted_when_its_session_ends_has_failed(connect: Connect) -> None:
+    posted, over = asyncio.Event(), asyncio.Event()
+
+    async def keep(session: Conversation, asked: Asked) -> None:
+        posted.set()
+        await over.wait()
+
+    acts: dict[str, Any] = {"notifications_roots/list_changed": keep}
+    async with scripted(EventServer(**acts)) as server:
+        caller = connect(server)
+        await caller.call("echo")
+        telling = asyncio.create_task(caller.ask(Verb.ROOTS_CHANGED))
+        with anyio.fail_after(5):
+            await posted.wait()
+            servers_of(caller).end_session("s-1")
+            with pytest.raises(UpstreamFailed, match="was let go of"):
+                await telling
+        over.set()
 
 
 @pytest.mark.requirement("sse:ending")
