@@ -6,7 +6,6 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
@@ -15,32 +14,13 @@ import typer
 from starlette.responses import PlainTextResponse
 
 from mcpgw.cli.main import COMMANDS
-from tests.cli.parts import ROOT, Ran, environment, mcpgw, served
-from tests.edge.admin_parts import Gateway, running
+from tests.cli.conftest import Operator
+from tests.cli.parts import ROOT, environment, mcpgw, served
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-class Operator:
-    """Someone at a terminal, with a gateway and its admin key."""
-
-    def __init__(self, gateway: Gateway, url: str, key: str, home: Path) -> None:
-        self.gateway = gateway
-        self.url = url
-        self.key = key
-        self.home = home
-
-    async def runs(self, *arguments: str) -> Ran:
-        return await mcpgw(*arguments, cwd=self.home, MCPGW_URL=self.url, MCPGW_KEY=self.key)
-
-
-@pytest.fixture
-async def operator(tmp_path: Path) -> AsyncIterator[Operator]:
-    async with running(tmp_path / "data") as gateway, served(gateway.application()) as url:
-        yield Operator(gateway, url, await gateway.key_for("admin", subject="root"), tmp_path)
 
 
 @pytest.mark.requirement("cli:kill")
