@@ -69,7 +69,12 @@ class Sending:
 
 
 def media_type(response: Response) -> bytes:
-    return response.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    return _media_type(response.headers.get(b"content-type", b""))
+
+
+@lru_cache(maxsize=256)
+def _media_type(stated: bytes) -> bytes:
+    return stated.partition(b";")[0].strip().lower()
 
 
 def unusable(asked: Asked, response: Response) -> UpstreamFailed:
