@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from mcpgw.errors import UpstreamUnreachable
 
 FAILURES = 5  # in a row, after which an upstream is left alone
-PAUSE_S, MAX_PAUSE_S = 1.0, 4.0
+PAUSE_S, MAX_PAUSE_S = 1.0, 2.0
 TRIAL_S = 3.0  # that the gateway's own trial waits for an answer to begin
 UNTRIED_S = 2.0  # after which a call may be the trial, where the gateway makes none
 
