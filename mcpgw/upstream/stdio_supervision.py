@@ -107,7 +107,7 @@ class Supervised:
             if self._watch is not None:
                 await asyncio.wait((self._watch,))  # until the one before is gone
             if self._over:
-                raise self._stopping()
+                raise self._stopping(gate)
             starting = self._starting
             mine = starting is None
             if starting is None:
@@ -116,7 +116,7 @@ class Supervised:
                 starting.add_done_callback(self._started)
             await asyncio.wait((starting,))
             if starting.cancelled():
-                raise self._stopping()
+                raise self._stopping(gate)
             failure = starting.exception()
             if isinstance(failure, UpstreamFailed | UpstreamUnreachable | UpstreamTimeout):
                 raise type(failure)(failure.message, fix=failure.fix, data=failure.data)
@@ -140,7 +140,8 @@ class Supervised:
         self._over = True
         await self.stop()
 
-    def _stopping(self) -> UpstreamUnreachable:
+    def _stopping(self, gate: Gate) -> UpstreamUnreachable:
+        gate()  # a process that a kill switch ends: its caller hears of that
         return UpstreamUnreachable(f"`{self._program.server.name}` is being stopped", fix="try again")
 
     def _refuse_too_early(self) -> None:

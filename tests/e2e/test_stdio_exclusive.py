@@ -165,25 +165,25 @@ def test_a_kill_of_a_principal_ends_its_process_and_nobody_elses(gate: GatewayPr
 
 
 @pytest.mark.requirement("stdio:bounded")
-def test_when_all_processes_are_in_use_a_caller_is_told_when_to_come_back(gate: GatewayProcess) -> None:
+def test_when_all_processes_are_in_use_a_caller_is_told_when_to_come_back(gate: GatewayProcess, tmp_path: Path) -> None:
     busy = [wire(gate, "few", f"busy-{n}") for n in range(2)]
     late = wire(gate, "few", "late")
     pids = [call(of, "about")["pid"] for of in busy]
     assert call(late, "about")["pid"] not in pids  # an idle one has made room
     with ThreadPoolExecutor(2) as pool:
-        hanging = [pool.submit(of.modern, "tools/call", {"name": "hang"}) for of in busy]
-        refused = until(lambda: refusal_of(late), "all processes are in use")
+        hanging = []
+        for number, of in enumerate(busy):
+            begun = tmp_path / f"{number}"
+            call_of = {"name": "hang", "arguments": {"begun": str(begun)}}
+            hanging.append(pool.submit(of.modern, "tools/call", call_of))
+            until(begun.exists, "the call is running")
+        refused = late.modern("tools/call", {"name": "about"})
         order = {"scope": "server", "selector": "few", "reason": "the end of the test"}
         thrown = gate.admin.post("/kill-switches", order)
         assert [call.result().status for call in hanging] == [403, 403]
         gate.admin.delete(f"/kill-switches/{thrown['id']}", {"reason": "over"})
-    assert refused.headers["retry-after"] == "5"
+    assert (refused.status, refused.headers["retry-after"]) == (429, "5")
     assert "in use (2)" in refused.error["message"]
-
-
-def refusal_of(of: Wire) -> Any:
-    reply = of.modern("tools/call", {"name": "about"})
-    return reply if reply.status == 429 else None
 
 
 @pytest.mark.requirement("stdio:ending")

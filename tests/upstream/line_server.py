@@ -56,7 +56,10 @@ def tool_die(params: dict[str, Any]) -> Any:
 
 
 def tool_hang(params: dict[str, Any]) -> None:
-    return None
+    """Never answers; makes the file `begun`, if told to."""
+    begun = (params.get("arguments") or {}).get("begun")
+    if begun:
+        open(begun, "x").close()
 
 
 def tool_line(params: dict[str, Any]) -> Any:
