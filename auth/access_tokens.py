@@ -12,6 +12,7 @@ from mcpgw.auth.endpoints import Endpoints
 from mcpgw.auth.signing import ALGORITHM, SigningKeys
 from mcpgw.domain import OAuthClient, Principal
 from mcpgw.errors import Unauthenticated
+from mcpgw.ports import Identities
 
 TYPE = "at+jwt"
 MAX_CHARACTERS = 4096
@@ -25,7 +26,7 @@ class TokenFacts:
     """What a token says, its signature verified; nothing of what its holder may do now.
 
     `endpoint` is a path, times are Unix seconds. `admitted` is what `Verifier` last made of these facts and the
-    client's row, valid for that very row alone.
+    identities of a world, valid for those very identities alone.
     """
 
     __slots__ = (
@@ -49,7 +50,7 @@ class TokenFacts:
         self.issued_at = _seconds(claims, "iat")
         self.begins_at = max(self.issued_at - SKEW_S, _seconds(claims, "nbf") if "nbf" in claims else 0)
         self.expires_at = _seconds(claims, "exp")
-        self.admitted: tuple[OAuthClient, Principal] | None = None
+        self.admitted: tuple[Identities, Principal] | None = None
 
 
 class AccessTokens:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from mcpgw.auth import keys
+from mcpgw.auth.holders import ISSUER, voided
 from mcpgw.auth.scopes import AGENT_SCOPES, check_roles, kind_of, scopes_of
-from mcpgw.auth.verifier import ISSUER, voided
 from mcpgw.domain import AdminNote, ApiKey, Kind, OAuthClient, Principal, Revocation, Row, State
 from mcpgw.errors import Conflict, InsufficientScope, InvalidParams, NotFound
 from mcpgw.ports import Clock, Store, Worlds

@@ -9,21 +9,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Mapping
 
 from joserfc.errors import JoseError
 
 from mcpgw.auth import keys
 from mcpgw.auth.access_tokens import AccessTokens, TokenFacts
 from mcpgw.auth.endpoints import MCP, Endpoints, endpoint_of, opens
-from mcpgw.auth.scopes import ADMIN_SCOPES, AGENT_SCOPES, kind_of, scopes_of
-from mcpgw.domain import ApiKey, Kind, OAuthClient, Presented, Principal
+from mcpgw.auth.holders import ISSUER, holder_of_key, holder_of_token
+from mcpgw.auth.scopes import ADMIN_SCOPES, AGENT_SCOPES
+from mcpgw.domain import ApiKey, Kind, Presented, Principal
 from mcpgw.errors import Unauthenticated
 from mcpgw.ports import Clock, Identities, World
-
-ISSUER = "mcpgw"
-"""The issuer of every principal of ours, whatever the URL of the gateway: a kill switch on `mcpgw|bob` holds for bob's
-keys and tokens alike, also after the gateway has moved to another port or host."""
 
 _NOBODY = ApiKey(id="", digest="0" * 64, subject="", roles=frozenset(), created_by="", created_at=0.0)
 
@@ -78,7 +74,7 @@ class Verifier:
             if not keys.well_formed(text):
                 raise Unauthenticated("the API key is mistyped or cut short", fix="copy it again, whole")
             raise Unauthenticated("the API key is not valid", fix="ask an administrator for one: mcpgw keys create")
-        return _key_principal(key, world.identities), key.expires_at
+        return holder_of_key(key, world.identities), key.expires_at
 
     def _holder_of_token(self, token: str, resource: str, identities: Identities) -> Principal:
         # The whole token, never a part of it: two tokens may share any prefix.
@@ -95,13 +91,8 @@ class Verifier:
         if not opens(facts.endpoint, resource):
             wanted = self._endpoints.url(endpoint_of(resource) or MCP)
             raise Unauthenticated("the access token is for another audience", fix=f"request it with resource={wanted}")
-        client = identities.clients.get(facts.client_id)
-        if client is None or client.revoked_at is not None:
-            raise Unauthenticated("the client of this access token is unknown or revoked", fix="ask an administrator")
-        if identities.not_before and voided(identities.not_before, facts.subject, facts.client_id, facts.issued_at):
-            raise Unauthenticated("the access token is revoked", fix="get a new one")
-        if facts.admitted is None or facts.admitted[0] is not client:
-            facts.admitted = client, _token_principal(facts, client)
+        if facts.admitted is None or facts.admitted[0] is not identities:
+            facts.admitted = identities, holder_of_token(facts, identities)
         return facts.admitted[1]
 
     def _learn(self, place: bytes, token: str) -> TokenFacts:
@@ -128,42 +119,3 @@ class DevVerifier:
 
     async def verify(self, presented: Presented, resource: str, world: World) -> Principal:
         return self._who
-
-
-def _key_principal(key: ApiKey, identities: Identities) -> Principal:
-    if key.revoked_at is not None or voided(identities.not_before, key.subject, key.id, key.created_at):
-        raise Unauthenticated("the API key is revoked", fix="ask an administrator for a new one")
-    return Principal(
-        issuer=ISSUER,
-        subject=key.subject,
-        client_id=key.id,
-        kind=kind_of(key.roles),
-        roles=key.roles,
-        scopes=scopes_of(key.roles),
-        team=key.team,
-        credential=key.id,
-        expires_at=key.expires_at,
-    )
-
-
-def _token_principal(facts: TokenFacts, client: OAuthClient) -> Principal:
-    if facts.subject != client.subject:
-        raise Unauthenticated("the access token is for another subject", fix="get a new one")
-    return Principal(
-        issuer=ISSUER,
-        subject=client.subject,
-        client_id=client.client_id,
-        kind=kind_of(client.roles),
-        roles=client.roles,
-        # What the token grants and the client still holds.
-        scopes=facts.scopes & scopes_of(client.roles),
-        team=client.team,
-        credential=facts.jti,
-        expires_at=float(facts.expires_at),
-    )
-
-
-def voided(not_before: Mapping[tuple[str, str], float], subject: str, client_id: str, issued_at: float) -> bool:
-    """Whether a credential of ours was issued before its principal, client or issuer was revoked up to a time."""
-    places = (("principal", f"{ISSUER}|{subject}"), ("client", client_id), ("issuer", ISSUER))
-    return any(issued_at < not_before.get(place, 0.0) for place in places)

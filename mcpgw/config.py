@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from mcpgw.auth_section import AuthSection
 from mcpgw.errors import UsageError
 from mcpgw.openapi_section import OpenApiServer
 from mcpgw.section import Section, Slug
@@ -63,16 +64,6 @@ class StoreSection(Section):
 
     url: str | None = None
     """SQLAlchemy URL; default: SQLite in `state.db` of the data directory."""
-
-
-class AuthSection(Section):
-    """How callers are recognised."""
-
-    pepper: str | None = None
-    """Reference (`env:NAME`, `file:PATH`) to the secret that keys are hashed with; default: a file in the data
-    directory, made at the first start."""
-    token_ttl_s: int = Field(default=900, ge=30, le=86400)
-    """Life of an access token from our own authorization server."""
 
 
 class ProcessLimits(Section):

@@ -156,7 +156,7 @@ class WorldKeeper:
                     catalog=self._catalog_of(state),
                     switches=Switches(state.switches),
                     policy=policy,
-                    identities=Identities.of(state.keys, state.clients, state.revocations),
+                    identities=Identities.of(state),
                     state=state,
                     kept=self.current.kept if policy is self.current.policy else {},
                 )

@@ -25,6 +25,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         "an older epoch at the gate means: judge again, three worlds at most", "architecture: the gate"
     ),
     "budget:broad-except": Requirement("only the outermost places catch every exception", "contributing"),
+    "store:records": Requirement("of all who take or replace a record of `auth`, one does", "issue 4"),
     # Fault isolation
     "health:ejection": Requirement(
         "an upstream that has stopped answering is left alone, at no cost to others", "security: R1"

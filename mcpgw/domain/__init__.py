@@ -16,17 +16,15 @@ from mcpgw.domain.action import (
     Verb,
     VerbRule,
 )
+from mcpgw.domain.identities import CLIENT_CREDENTIALS, Account, ApiKey, OAuthClient, Revocation, Team
 from mcpgw.domain.offers import CALL_TOOL, FIND_TOOL, Binding, Listing, Offer, Selection, Values
 from mcpgw.domain.principal import SYSTEM, Kind, Principal
 from mcpgw.domain.records import AdminNote, Phase
 from mcpgw.domain.state import (
     ActiveVersion,
-    ApiKey,
     Era,
-    OAuthClient,
     PolicyBundle,
     Quarantine,
-    Revocation,
     Row,
     Server,
     ServerVersion,
@@ -38,6 +36,7 @@ from mcpgw.domain.state import (
     VersionStatus,
 )
 from mcpgw.domain.switches import KillSwitch, Mode, Scope, Switches, Target
+from mcpgw.domain.upstream_auth import AuthMode, UpstreamAuth
 from mcpgw.domain.verdict import (
     Decision,
     Effect,
@@ -53,14 +52,17 @@ from mcpgw.domain.verdict import (
 
 __all__ = [
     "CALL_TOOL",
+    "CLIENT_CREDENTIALS",
     "FIND_TOOL",
     "SYSTEM",
     "VERBS",
+    "Account",
     "Action",
     "ActiveVersion",
     "AdminNote",
     "ApiKey",
     "Arguments",
+    "AuthMode",
     "Binding",
     "ClientFacts",
     "Decision",
@@ -101,10 +103,12 @@ __all__ = [
     "Tag",
     "Target",
     "TaskRef",
+    "Team",
     "ToolPin",
     "Toolset",
     "ToolsetEntry",
     "Transport",
+    "UpstreamAuth",
     "Values",
     "Verb",
     "VerbRule",

@@ -23,7 +23,9 @@ class Principal:
 
     `actors` is the RFC 8693 `act` chain, nearest first. `claims` holds only the claims that policies may see.
     `credential` names the credential (an API key's id, a token's `jti`), never its secret.
-    `expires_at` is the credential's end in Unix seconds, or None.
+    `expires_at` is the credential's end in Unix seconds, or None. `servers` are the slugs that the credential opens
+    (None: all); `calls_per_minute` and `concurrent` bound its calls. `account` is the id of the
+    caller's account, if any.
     """
 
     issuer: str
@@ -37,6 +39,10 @@ class Principal:
     claims: Mapping[str, Any] = field(default_factory=dict)
     credential: str | None = None
     expires_at: float | None = None
+    servers: frozenset[str] | None = None
+    calls_per_minute: int | None = None
+    concurrent: int | None = None
+    account: str | None = None
 
     selector: str = field(init=False, repr=False, compare=False)
     """The name by which a kill switch selects this principal: `issuer|subject`."""

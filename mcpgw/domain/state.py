@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from mcpgw.domain.identities import Account, ApiKey, OAuthClient, Revocation, Team
 from mcpgw.domain.switches import KillSwitch
+from mcpgw.domain.upstream_auth import UpstreamAuth
 
 
 class Transport(StrEnum):
@@ -66,7 +68,8 @@ class ServerVersion:
     """An immutable published version of a server; only `status` and `approved_by` ever change.
 
     `endpoint` is the URL of an HTTP server; of another one the name of its entry in the operator's configuration.
-    `manifest_sha256` covers endpoint, transport, era and tools. `tags` and `trust` are the server's own, as
+    `manifest_sha256` covers endpoint, transport, era, tools and `auth` (None: what the operator's configuration has for
+    that endpoint). `tags` and `trust` are the server's own, as
     administrators set them. `quarantined` holds the names of tools whose live definition differs from the pin.
     """
 
@@ -81,6 +84,7 @@ class ServerVersion:
     published_by: str
     published_at: float
     approved_by: str | None = None
+    auth: UpstreamAuth | None = None
     tags: tuple[str, ...] = ()
     trust: str = "untrusted"
     quarantined: frozenset[str] = frozenset()
@@ -103,44 +107,6 @@ class Quarantine:
     tool: str
     seen_sha256: str
     seen_at: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApiKey:
-    """An API key: `digest` is HMAC-SHA256(pepper, secret) in hex; the secret itself is nowhere."""
-
-    id: str
-    digest: str = field(repr=False)
-    subject: str
-    roles: frozenset[str]
-    created_by: str
-    created_at: float
-    team: str | None = None
-    expires_at: float | None = None
-    revoked_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OAuthClient:
-    """A confidential client of our authorization server. `digest` as in ApiKey."""
-
-    client_id: str
-    digest: str = field(repr=False)
-    subject: str
-    roles: frozenset[str]
-    created_by: str
-    created_at: float
-    team: str | None = None
-    revoked_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Revocation:
-    """Credentials of this principal (`issuer|subject`), client or issuer issued before `not_before` are void."""
-
-    kind: str
-    selector: str
-    not_before: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +161,8 @@ Row = (
     | ActiveVersion
     | Quarantine
     | Toolset
+    | Team
+    | Account
     | ApiKey
     | OAuthClient
     | Revocation
@@ -213,6 +181,8 @@ class State:
     active: Mapping[str, str | None] = field(default_factory=dict)
     quarantines: tuple[Quarantine, ...] = ()
     toolsets: tuple[Toolset, ...] = ()
+    teams: tuple[Team, ...] = ()
+    accounts: tuple[Account, ...] = ()
     keys: tuple[ApiKey, ...] = ()
     clients: tuple[OAuthClient, ...] = ()
     revocations: tuple[Revocation, ...] = ()

@@ -11,6 +11,7 @@ import msgspec
 from sqlalchemy import RowMapping, Table
 
 from mcpgw.domain import (
+    Account,
     ActiveVersion,
     AdminNote,
     ApiKey,
@@ -23,8 +24,10 @@ from mcpgw.domain import (
     Server,
     ServerVersion,
     State,
+    Team,
     ToolPin,
     Toolset,
+    UpstreamAuth,
 )
 from mcpgw.errors import Conflict
 from mcpgw.store.tables import Base
@@ -39,6 +42,8 @@ TABLES: Mapping[type[Row], Table] = {
     ActiveVersion: Base.metadata.tables["active_versions"],
     Quarantine: Base.metadata.tables["quarantines"],
     Toolset: Base.metadata.tables["toolsets"],
+    Team: Base.metadata.tables["teams"],
+    Account: Base.metadata.tables["accounts"],
     ApiKey: Base.metadata.tables["api_keys"],
     OAuthClient: Base.metadata.tables["oauth_clients"],
     Revocation: Base.metadata.tables["revocations"],
@@ -46,7 +51,7 @@ TABLES: Mapping[type[Row], Table] = {
     KillSwitch: Base.metadata.tables["kill_switches"],
 }
 # What another process may have read and relied on: a published version keeps it for ever.
-IMMUTABLE = ("manifest_sha256", "endpoint", "transport", "era", "tools", "published_by", "published_at")
+IMMUTABLE = ("manifest_sha256", "endpoint", "transport", "era", "tools", "auth", "published_by", "published_at")
 
 
 def columns(row: Row | ToolPin, table: Table) -> dict[str, Any]:
@@ -123,6 +128,8 @@ def state_of(epoch: int, rows: Mapping[type[Row], tuple[Any, ...]]) -> State:
         active={a.server: a.version for a in rows[ActiveVersion]},
         quarantines=rows[Quarantine],
         toolsets=rows[Toolset],
+        teams=rows[Team],
+        accounts=rows[Account],
         keys=rows[ApiKey],
         clients=rows[OAuthClient],
         revocations=rows[Revocation],
@@ -136,6 +143,6 @@ def _plain(value: Any) -> Any:
         return value.value
     if isinstance(value, frozenset):
         return sorted(value)
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | UpstreamAuth):
         return msgspec.to_builtins(value)
     return dict(value) if isinstance(value, Mapping) else value

@@ -143,6 +143,24 @@ class SqlStore:
     async def close(self) -> None:
         self._engine.dispose()
 
+    async def reading(self, transaction: Callable[[Connection], T]) -> T:
+        """Return what a transaction reads, for another kind of rows in the same database."""
+
+        def read() -> T:
+            with self._engine.begin() as connection:
+                return transaction(connection)
+
+        return await self._run(read, self._readers)
+
+    async def writing(self, transaction: Callable[[Connection], T]) -> T:
+        """Return what a transaction that writes returns; it goes to its end even when its caller is cancelled."""
+
+        def write() -> T:
+            with self._writing.begin() as connection:
+                return transaction(connection)
+
+        return await self._run(write, self._writer, shield=True)
+
     async def _run(self, transaction: Callable[[], T], limiter: anyio.CapacityLimiter, *, shield: bool = False) -> T:
         with answering(), anyio.fail_after(self._deadline_s, shield=shield):
             return await anyio.to_thread.run_sync(transaction, abandon_on_cancel=True, limiter=limiter)

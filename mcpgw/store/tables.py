@@ -5,7 +5,18 @@ Foreign keys are checked when a transaction commits, so the rows of one change m
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKeyConstraint, Integer, MetaData, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+)
 from sqlmodel import Field, SQLModel
 
 # Constraints have names, so that a later migration can name them (SQLite: batch mode).
@@ -16,6 +27,7 @@ NAMES = {
     "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
+JSON_OR_NULL = JSON(none_as_null=True)
 # 64 bits everywhere; SQLite's autoincrement wants its own word for them.
 BIG = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -44,6 +56,8 @@ class Epoch(Base, table=True):
     active_versions: int = Field(sa_type=BIG)
     quarantines: int = Field(sa_type=BIG)
     toolsets: int = Field(sa_type=BIG)
+    teams: int = Field(sa_type=BIG)
+    accounts: int = Field(sa_type=BIG)
     api_keys: int = Field(sa_type=BIG)
     oauth_clients: int = Field(sa_type=BIG)
     revocations: int = Field(sa_type=BIG)
@@ -91,6 +105,7 @@ class VersionRow(Base, table=True):
     published_by: str
     published_at: float
     approved_by: str | None
+    auth: dict[str, Any] | None = Field(sa_type=JSON_OR_NULL)
 
 
 class ToolPinRow(Base, table=True):
@@ -149,6 +164,34 @@ class ToolsetRow(Base, table=True):
     removed_at: float | None
 
 
+class TeamRow(Base, table=True):
+    __tablename__ = "teams"
+
+    name: str = Field(primary_key=True)
+    title: str
+    created_by: str
+    created_at: float
+    deactivated_at: float | None
+
+
+class AccountRow(Base, table=True):
+    __tablename__ = "accounts"
+    __table_args__ = (UniqueConstraint("issuer", "subject"),)
+
+    id: str = Field(primary_key=True)
+    issuer: str
+    subject: str
+    kind: str
+    roles: list[str] = Field(sa_type=JSON)
+    created_by: str
+    created_at: float
+    title: str
+    team: str | None
+    email: str | None
+    password: str | None
+    deactivated_at: float | None
+
+
 class ApiKeyRow(Base, table=True):
     __tablename__ = "api_keys"
 
@@ -161,6 +204,11 @@ class ApiKeyRow(Base, table=True):
     team: str | None
     expires_at: float | None
     revoked_at: float | None
+    scopes: list[str] | None = Field(sa_type=JSON_OR_NULL)
+    servers: list[str] | None = Field(sa_type=JSON_OR_NULL)
+    calls_per_minute: int | None
+    concurrent: int | None
+    replaces: str | None
 
 
 class OAuthClientRow(Base, table=True):
@@ -174,6 +222,15 @@ class OAuthClientRow(Base, table=True):
     created_at: float
     team: str | None
     revoked_at: float | None
+    title: str
+    grants: list[str] = Field(sa_type=JSON)
+    auth_method: str
+    redirect_uris: list[str] = Field(sa_type=JSON)
+    scopes: list[str] | None = Field(sa_type=JSON_OR_NULL)
+    jwks: dict[str, Any] | None = Field(sa_type=JSON_OR_NULL)
+    jwks_uri: str | None
+    about: dict[str, Any] = Field(sa_type=JSON)
+    registration: str | None
 
 
 class RevocationRow(Base, table=True):
@@ -209,3 +266,20 @@ class KillSwitchRow(Base, table=True):
     released_at: float | None
     released_by: str | None
     release_reason: str | None
+
+
+class AuthRecord(Base, table=True):
+    """What the authorization server and the broker keep (ports.Record); no part of the state, and of no epoch."""
+
+    __tablename__ = "auth_records"
+    __table_args__ = (
+        Index("ix_auth_records_owner", "kind", "owner"),
+        Index("ix_auth_records_expires_at", "expires_at"),
+    )
+
+    kind: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    owner: str
+    body: bytes = Field(sa_type=LargeBinary)
+    expires_at: float
+    revision: int = Field(sa_type=BIG)

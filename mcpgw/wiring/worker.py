@@ -18,23 +18,13 @@ from mcpgw.audit.keys import Digester, Signer
 from mcpgw.audit.reader import AuditReader
 from mcpgw.audit.segments import Slot as LogSlot
 from mcpgw.audit.segments import unfinished
-from mcpgw.auth import keys
-from mcpgw.auth.access_tokens import AccessTokens
-from mcpgw.auth.broker import StaticBroker
-from mcpgw.auth.challenge import Challenges
-from mcpgw.auth.endpoints import Endpoints
-from mcpgw.auth.metadata import Metadata
-from mcpgw.auth.server.token_endpoint import TokenEndpoint
-from mcpgw.auth.service import KeysService
-from mcpgw.auth.signing import SigningKeys
-from mcpgw.auth.verifier import DevVerifier, Verifier
 from mcpgw.bus import ControlServer, LocalBus, PublishingStore
 from mcpgw.chores import Chores, Work, release_by_system
 from mcpgw.clock import SystemClock
 from mcpgw.cluster import EpochBoard, Slot, socket_path
 from mcpgw.config import Settings
 from mcpgw.domain import SYSTEM, Action, KillSwitch, Principal, Route, ServerVersion, Transport, Verb
-from mcpgw.edge import admin, console, oauth
+from mcpgw.edge import admin, console
 from mcpgw.edge.asgi import App
 from mcpgw.edge.llm import LlmEdge
 from mcpgw.edge.mcp import McpEdge, presented
@@ -42,7 +32,7 @@ from mcpgw.edge.mcp_names import ClientNames
 from mcpgw.edge.mcp_sessions import Session, Sessions
 from mcpgw.edge.services import Services
 from mcpgw.edge.strict_json import JsonLimits
-from mcpgw.errors import GatewayError, InvalidParams, Unauthenticated, UsageError
+from mcpgw.errors import GatewayError, InvalidParams, UsageError
 from mcpgw.kills import KillService
 from mcpgw.pipeline import Gateway
 from mcpgw.places import Places
@@ -62,6 +52,7 @@ from mcpgw.running import Board
 from mcpgw.seals import Seals
 from mcpgw.status import WorkerStatus
 from mcpgw.store import snapshot
+from mcpgw.store.records import SqlRecords
 from mcpgw.store.sql import SqlStore
 from mcpgw.task_ids import TaskIds
 from mcpgw.upstream.health import trial
@@ -69,6 +60,7 @@ from mcpgw.upstream.http import Url
 from mcpgw.upstream.llm.proposals import reviewed
 from mcpgw.upstream.relay import SocketRelay
 from mcpgw.visible import sees_model
+from mcpgw.wiring.identity import Identity
 from mcpgw.wiring.upstreams import Upstreams, shelf_limits
 from mcpgw.world import NoPolicy, Snapshot, WorldKeeper, closed_world
 
@@ -105,6 +97,8 @@ class Worker:
         self.board = Board(self.worlds.published, self.clock, shelf_limits(settings.limits))
         self.worlds.board = self.board
         self.journal = self._open_journal()
+        self.control = ControlServer(self.places.run, index, self.worlds, lambda: self.journal.size)
+        self.bus = LocalBus(self.places.run, index, self.epochs, self.control, self._left_by)
         self.seals = Seals(self.places.secret("session.key"), index)
         self.upstreams = Upstreams(
             settings,
@@ -119,8 +113,6 @@ class Worker:
         self.worlds.on_change(self.upstreams.notices.world_changed)
         self.gateway = self.upstreams.together.serve(self._gateway())
         self.prober = Prober(self.gateway, self.candidates)
-        self.control = ControlServer(self.places.run, index, self.worlds, lambda: self.journal.size)
-        self.bus = LocalBus(self.places.run, index, self.epochs, self.control, self._left_by)
         self.certificates = certificate.Certificates(self.places.audit)
         self.services = self._services()
         self.chores = self._chores()
@@ -149,30 +141,18 @@ class Worker:
         await self.control.stop()
         await self.worlds.stop()
         await self.upstreams.aclose()
+        await self.identity.close()
         await self.store.close()
         self.journal.close()
 
     @cached_property
-    def endpoints(self) -> Endpoints:
-        return Endpoints(self.settings.server.base_url)
+    def published(self) -> PublishingStore:
+        return PublishingStore(self.store, self.bus)
 
     @cached_property
-    def signing(self) -> SigningKeys:
-        return SigningKeys.load(self.settings.data_dir)
-
-    @cached_property
-    def tokens(self) -> AccessTokens:
-        return AccessTokens(self.signing, self.endpoints)
-
-    @cached_property
-    def pepper(self) -> bytes:
-        return keys.pepper(self.settings)
-
-    @cached_property
-    def verifier(self) -> Verifier | DevVerifier:
-        if self.settings.server.dev_no_auth:
-            return DevVerifier()
-        return Verifier(pepper=self.pepper, tokens=self.tokens, endpoints=self.endpoints, clock=self.clock)
+    def identity(self) -> Identity:
+        records = SqlRecords(self.store, self.clock)
+        return Identity(self.settings, self.clock, self.worlds, self.published, records, self.seals)
 
     @cached_property
     def signer(self) -> Signer:
@@ -181,7 +161,7 @@ class Worker:
     @cached_property
     def servers(self) -> ServersService:
         return ServersService(
-            PublishingStore(self.store, self.bus),
+            self.published,
             self.worlds,
             self.clock,
             self._probe,
@@ -191,30 +171,18 @@ class Worker:
 
     @cached_property
     def toolsets(self) -> ToolsetsService:
-        return ToolsetsService(PublishingStore(self.store, self.bus), self.worlds, self.clock, self.settings.registry)
-
-    @cached_property
-    def challenges(self) -> Challenges:
-        return Challenges(self.endpoints)
+        return ToolsetsService(self.published, self.worlds, self.clock, self.settings.registry)
 
     def app(self) -> App:
         """Return the ASGI application of this worker."""
         settings = self.settings
-        tokens = TokenEndpoint(
-            tokens=self.tokens,
-            endpoints=self.endpoints,
-            worlds=self.worlds,
-            pepper=self.pepper,
-            ttl_s=settings.auth.token_ttl_s,
-            clock=self.clock,
-        )
         return create_app(
             mcp=self._mcp_edge(),
             llm=LlmEdge(
                 gateway=self.gateway, llm=settings.llm, limits=settings.limits, challenge=self._challenge_headers
             ),
             routes=[
-                *oauth.routes(tokens, Metadata(self.endpoints, self.signing)),
+                *self.identity.routes(),
                 *admin.routes(self.services, self._door()),
                 *console.routes(),
             ],
@@ -247,20 +215,15 @@ class Worker:
     def _door(self) -> admin.Door:
         return admin.Door(
             authenticate=self._administrator,
-            challenge=lambda request, error: self._challenge(admin.PREFIX, error),
+            challenge=lambda request, error: self.identity.challenge(admin.PREFIX, error),
             refused=self._refused_administrator,
             max_body_bytes=self.settings.limits.body_bytes,
             json=JsonLimits.of(self.settings.limits),
             dev_no_auth=self.settings.server.dev_no_auth,
         )
 
-    def _challenge(self, path: str, error: GatewayError) -> str:
-        if isinstance(error, Unauthenticated):
-            return self.challenges.unauthenticated(path, presented="no bearer" not in error.message)
-        return self.challenges.insufficient_scope(path, str(error.data.get("scope", "")), error.message)
-
     def _challenge_headers(self, path: str, error: GatewayError) -> list[tuple[bytes, bytes]]:
-        return [(b"www-authenticate", self._challenge(path, error).encode("latin-1"))]
+        return [(b"www-authenticate", self.identity.challenge(path, error).encode("latin-1"))]
 
     def _open_journal(self) -> SlotJournal:
         slot = LogSlot.claim(logs.logs_of(self.places.audit), self.slot.name, self.settings.audit, self.clock)
@@ -270,10 +233,10 @@ class Worker:
         return Gateway(
             worlds=self.worlds,
             journal=self.journal,
-            tokens=self.verifier,
+            tokens=self.identity.verifier,
             running=self.board,
             meter=ConcurrencyMeter(self.settings.limits),
-            broker=StaticBroker(self.settings),
+            broker=self.identity.broker,
             upstream=self.upstreams.router,
             review=reviewed,
             clock=self.clock,
@@ -288,13 +251,12 @@ class Worker:
             clock=self.clock,
             certify=self._certify,
         )
-        published = PublishingStore(self.store, self.bus)
         return Services(
             servers=self.servers,
             toolsets=self.toolsets,
-            policies=PolicyService(published, self.worlds, self.clock, self.settings.policies),
+            policies=PolicyService(self.published, self.worlds, self.clock, self.settings.policies),
             kills=kills,
-            keys=KeysService(published, self.worlds, self.clock, self.pepper),
+            keys=self.identity.keys,
             audit=AuditReader(self.places.audit, self.settings.data_dir / "audit-index.db"),
             status=WorkerStatus(
                 self.slot.name,
@@ -378,7 +340,7 @@ class Worker:
         return unfinished(self.places.audit, name)
 
     async def _administrator(self, request: Request) -> Principal:
-        return await self.verifier.verify(presented(request.headers), admin.PREFIX, self.worlds.current)
+        return await self.identity.verifier.verify(presented(request.headers), admin.PREFIX, self.worlds.current)
 
     async def _refused_administrator(self, request: Request, who: Principal | None, error: GatewayError) -> None:
         """Record a refused request to the admin API, before it is answered."""

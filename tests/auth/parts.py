@@ -57,7 +57,7 @@ def world_of(state: State, unavailable: str | None = None) -> World:
         catalog=NoCatalog(),
         switches=Switches(),
         policy=NoPolicy(),
-        identities=Identities.of(state.keys, state.clients, state.revocations),
+        identities=Identities.of(state),
         state=state,
         unavailable=unavailable,
     )

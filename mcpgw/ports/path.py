@@ -1,8 +1,4 @@
-"""The Protocols between the pipeline and everything around it, and the World that a request sees.
-
-Time, storage, transport and randomness are reached only through these, so a test can drive `Gateway.handle` under a
-schedule of its own.
-"""
+"""The ports of the request path, and the World that a request sees."""
 
 from __future__ import annotations
 
@@ -12,8 +8,8 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from mcpgw.domain import (
+    Account,
     Action,
-    AdminNote,
     ApiKey,
     Arguments,
     Decision,
@@ -24,8 +20,6 @@ from mcpgw.domain import (
     Permit,
     Presented,
     Principal,
-    Revocation,
-    Row,
     Selection,
     ServerVersion,
     State,
@@ -90,20 +84,25 @@ class Catalog(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identities:
-    """What the verification of a credential reads from the world on each call."""
+    """What the verification of a credential reads from the world on each call.
+
+    `accounts` are found by their id, and by issuer and subject; `deactivated` are the names of teams.
+    """
 
     keys: Mapping[str, ApiKey] = field(default_factory=dict)
     clients: Mapping[str, OAuthClient] = field(default_factory=dict)
     not_before: Mapping[tuple[str, str], float] = field(default_factory=dict)  # (kind, selector) -> Unix seconds
+    accounts: Mapping[str | tuple[str, str], Account] = field(default_factory=dict)
+    deactivated: frozenset[str] = frozenset()
 
     @classmethod
-    def of(
-        cls, keys: Sequence[ApiKey], clients: Sequence[OAuthClient], revocations: Sequence[Revocation]
-    ) -> Identities:
+    def of(cls, state: State) -> Identities:
         return cls(
-            keys={k.id: k for k in keys},
-            clients={c.client_id: c for c in clients},
-            not_before={(r.kind, r.selector): r.not_before for r in revocations},
+            keys={k.id: k for k in state.keys},
+            clients={c.client_id: c for c in state.clients},
+            not_before={(r.kind, r.selector): r.not_before for r in state.revocations},
+            accounts={a.id: a for a in state.accounts} | {(a.issuer, a.subject): a for a in state.accounts},
+            deactivated=frozenset(t.name for t in state.teams if t.deactivated_at is not None),
         )
 
 
@@ -307,64 +306,4 @@ class Journal(Protocol):
 
     def released(self, permit: Permit, reason: BaseException | None, retry: str | None) -> None:
         """Record how the suspension of a call ended: why, or by the retry with this id. Once; for others nothing."""
-        ...
-
-
-class Store(Protocol):
-    """State and its epoch. Every method raises Unavailable when the database does not answer."""
-
-    async def state(self) -> State:
-        """Read everything in one transaction."""
-        ...
-
-    async def commit(self, rows: Sequence[Row], note: AdminNote, expect: int | None = None) -> int:
-        """Write rows (insert, or replace by primary key) and the note in one transaction; return the new epoch.
-
-        With `expect`: raises Conflict unless the epoch is still that. Raises Conflict when a row would change what
-        is immutable (a published version's manifest). KillSwitch rows get the new epoch as their `epoch`.
-        """
-        ...
-
-    async def notes(self, after: int, limit: int) -> Sequence[tuple[int, int, AdminNote]]:
-        """Return (position, epoch, note) of the outbox beyond position `after`, in order."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Ack:
-    """One worker's word that it has applied an epoch.
-
-    `position` is the size of its log then. `cut` are the ids of matching calls that it cut, `may_have_taken_effect`
-    those of them whose first byte had been handed over.
-    """
-
-    worker: str
-    log: str
-    position: int
-    epoch: int
-    cut: tuple[str, ...] = ()
-    may_have_taken_effect: tuple[str, ...] = ()
-
-
-class Bus(Protocol):
-    async def publish(self, epoch: int, switch: str | None = None) -> tuple[Sequence[Ack], Sequence[str]]:
-        """Publish the epoch; return the acknowledgements of all live workers and the names of those that are missing.
-
-        With `switch`, the acknowledgements tell what that kill switch cut. A silent worker on this machine is killed,
-        and proven dead, before this returns.
-        """
-        ...
-
-
-class Clock(Protocol):
-    """Time and randomness."""
-
-    def time(self) -> float:
-        """Unix seconds."""
-        ...
-
-    def monotonic(self) -> float: ...
-
-    def new_id(self) -> str:
-        """Return a UUIDv7 as text."""
         ...
