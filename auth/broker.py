@@ -1,90 +1,70 @@
-"""What proves us to upstreams: credentials of the operator's configuration, never anything of the caller's."""
+"""What proves us to upstreams: the gateway's own credentials, or one that is the caller's there; never what the caller
+showed to us."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from typing import Protocol
 
-from mcpgw.config import Settings, secret
-from mcpgw.domain import Judged, Route
-from mcpgw.errors import UsageError
-
-_REFERENCE = ("env:", "file:")
-_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 §5.6.2
-_VALUE = re.compile(r"[\x20-\x7e]+")
-# Values that are secrets wherever they stand, so they must be references.
-_SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
-# Fields that the gateway writes itself, from what was judged.
-_OURS = frozenset(
-    {
-        "accept",
-        "accept-encoding",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "expect",
-        "host",
-        "keep-alive",
-        "last-event-id",
-        "origin",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-_NONE: Mapping[str, str] = {}
+from mcpgw.auth.upstream.configured import NONE, ConfiguredHeaders
+from mcpgw.domain import OWN_UNTIL_CONNECTED, OWN_VERBS, AuthMode, Judged, Route, UpstreamAuth
+from mcpgw.errors import Unavailable
 
 
-class StaticBroker:
-    """Implements `ports.CredentialBroker` from the settings; every reference is resolved once, at construction.
+class Mode(Protocol):
+    """One way in which a credential is had. Whose it is stands in `judged.principal`, where it goes in
+    `judged.version`."""
 
-    Headers go to the URL that the operator wrote beside them and to no other: whoever may register a version of the
-    same server with another endpoint does not get them sent there. Raises UsageError.
+    async def headers_for(self, judged: Judged, auth: UpstreamAuth) -> Mapping[str, str]:
+        """Return header fields by lower-case name; without waiting where they are at hand.
+
+        Raises UpstreamUnreachable when the credential cannot be had, and ConsentNeeded.
+        """
+        ...
+
+    async def refused(self, judged: Judged, auth: UpstreamAuth, sent: Mapping[str, str], challenge: str) -> None:
+        """Hear that the server did not accept `sent` (what `headers_for` returned), in the words of its challenge.
+
+        It must not be returned again. May raise ConsentNeeded.
+        """
+        ...
+
+
+class Broker:
+    """Implements `ports.CredentialBroker`: one mode for each server version, as it was published.
+
+    A version without `auth` gets what the operator's configuration has for its URL.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        http, openapi = settings.registry.http, settings.registry.openapi
-        self._servers = {
-            **{(s.name, s.url): _headers(s.name, s.headers, "http") for s in http if s.headers},
-            # Where these go is said in the operator's file and the document that it names.
-            **{(s.name, s.name): _headers(s.name, s.headers, "openapi") for s in openapi if s.headers},
-        }
-        self._providers = {
-            p.name: {"authorization": _printable("Bearer " + secret(p.api_key), f"llm.providers: {p.name}: api_key")}
-            for p in settings.llm.providers
-            if p.api_key is not None
-        }
+    def __init__(self, configured: ConfiguredHeaders, modes: Mapping[AuthMode, Mode]) -> None:
+        self._configured = configured
+        self._modes = modes
 
     async def credential_for(self, judged: Judged) -> Mapping[str, str]:
-        """Return header fields by lower-case name; none where nothing is configured."""
-        if judged.action.route is Route.LLM:
-            return self._providers.get(judged.action.server or "", _NONE)
+        """Return header fields by lower-case name. Raises UpstreamUnreachable, Unavailable, ConsentNeeded."""
         version = judged.version
-        if version is None:
-            return _NONE
-        return self._servers.get((version.server, version.endpoint), _NONE)
+        if version is None or version.auth is None or judged.action.route is Route.LLM:
+            return await self._configured.headers_for(judged)
+        auth = version.auth
+        # What the gateway answers itself needs no credential, and nobody's consent.
+        own = OWN_UNTIL_CONNECTED if auth.mode is AuthMode.USER else OWN_VERBS
+        if auth.mode is AuthMode.NONE or (judged.action.verb in own and judged.action.route is not Route.SYSTEM):
+            return NONE
+        return await self._mode(auth).headers_for(judged, auth)
 
+    async def refused(self, judged: Judged, credential: Mapping[str, str], challenge: str) -> None:
+        """Let go of a credential that the upstream does not accept. Raises ConsentNeeded."""
+        version = judged.version
+        if version is None or version.auth is None:
+            return
+        # Without one, the gateway itself asked in the name of nobody: what it would take stands in the challenge.
+        if credential or version.auth.mode is AuthMode.USER:
+            await self._mode(version.auth).refused(judged, version.auth, credential, challenge)
 
-def _headers(server: str, configured: Mapping[str, str], kind: str) -> Mapping[str, str]:
-    headers: dict[str, str] = {}
-    for written, value in configured.items():
-        name = written.lower()
-        where = f"registry.{kind}: {server}: headers: {written}"
-        if not _TOKEN.fullmatch(name):
-            raise UsageError(f"{where} is not a header name", fix="letters, digits and - alone")
-        if name in _OURS or name.startswith("mcp-"):
-            raise UsageError(f"{where} is a header that the gateway writes itself", fix="leave it out")
-        if name in headers:
-            raise UsageError(f"{where} is there twice", fix="names differ in more than case")
-        is_reference = value.startswith(_REFERENCE) or name in _SECRET
-        headers[name] = _printable(secret(value) if is_reference else value, where)
-    return headers
-
-
-def _printable(value: str, where: str) -> str:
-    """Return a value that cannot end the header it stands in. Raises UsageError, which never shows it."""
-    if not _VALUE.fullmatch(value):
-        raise UsageError(f"the value of {where} is empty or not printable ASCII", fix="one line, no control characters")
-    return value
+    def _mode(self, auth: UpstreamAuth) -> Mode:
+        mode = self._modes.get(auth.mode)
+        if mode is None:
+            raise Unavailable(
+                f"credentials of the mode {auth.mode.value} cannot be had here", fix="see its limitations"
+            )
+        return mode

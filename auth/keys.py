@@ -60,6 +60,12 @@ def new_secret(label: str) -> tuple[str, str]:
     return text, text.rpartition("_")[2]
 
 
+def new_password() -> str:
+    """Return 20 characters (100 bits) in four groups: for people to type, once."""
+    groups = ("".join(secrets.choice(_ID_ALPHABET) for _ in range(5)) for _ in range(4))
+    return "-".join(groups)
+
+
 def new_key(
     pepper: bytes,
     *,

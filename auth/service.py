@@ -1,37 +1,31 @@
-"""Keys and clients, as administrators make and end them. The edge lets holders of `keys:write` in, and nobody else."""
+"""API keys, as administrators make and end them. The edge lets holders of `keys:write` in, and nobody else."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
 
 from mcpgw.auth import keys
-from mcpgw.auth.holders import ISSUER, voided
-from mcpgw.auth.scopes import AGENT_SCOPES, check_roles, kind_of, scopes_of
-from mcpgw.domain import AdminNote, ApiKey, Kind, OAuthClient, Principal, Revocation, Row, State
-from mcpgw.errors import Conflict, InsufficientScope, InvalidParams, NotFound
+from mcpgw.auth.changing import Change, Changes, Document, Documents, check_holder, check_may_grant, check_names
+from mcpgw.auth.holders import ISSUER
+from mcpgw.auth.scopes import check_roles, kind_of, scopes_of
+from mcpgw.domain import ApiKey, KeyLimits, OAuthClient, Principal, Revocation, State
+from mcpgw.errors import Conflict, InvalidParams, NotFound
 from mcpgw.ports import Clock, Store, Worlds
 
-Document = dict[str, Any]
-Documents = list[Document]
-Change = tuple[Sequence[Row], AdminNote, Document]
-"""The rows that a change writes, its note, and the answer to who asked for it."""
-
 MAX_LIFE_S = 10 * 365 * 86400
-_ATTEMPTS = 5
-# ASCII alone, so that no name looks like another; no `|`, which separates issuer and subject.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/+-]{0,127}")
-_CLIENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_KINDS = ("principal", "client", "issuer")
+MAX_OVERLAP_S = 90 * 86400
+MAX_RATE = 10_000
+MAX_SERVERS = 256
+_KINDS = ("principal", "team", "client", "issuer", "grant", "token")
+UNLIMITED = KeyLimits()
 
 
 class KeysService:
-    """Every change is one transaction with its note, and applies here before the answer leaves."""
+    """Every change is one transaction with its note, and applies in all workers before the answer leaves."""
 
     def __init__(self, store: Store, worlds: Worlds, clock: Clock, pepper: bytes) -> None:
-        self._store = store
+        self._changes = Changes(store, worlds, clock)
         self._worlds = worlds
         self._clock = clock
         self._pepper = pepper
@@ -43,16 +37,28 @@ class KeysService:
         roles: Collection[str],
         team: str | None = None,
         expires_in_s: float | None = None,
+        limits: KeyLimits = UNLIMITED,
     ) -> Document:
-        """Create a key; `key` of the answer is its text, shown this once. Raises InvalidParams, InsufficientScope."""
-        _check_names(subject, team)
-        _check_may_grant(who, check_roles(roles))
+        """Create a key; `key` of the answer is its text, shown this once.
+
+        Raises InvalidParams, InsufficientScope, and Conflict for a subject or team that is deactivated.
+        """
+        check_names(subject, team)
+        scopes = scopes_of(check_roles(roles))
+        check_may_grant(who, scopes)
         if expires_in_s is not None and not 0 < expires_in_s <= MAX_LIFE_S:
             raise InvalidParams("a key lives for more than 0 seconds and at most 10 years", fix="give expires_in_s")
+        _check_limits(limits, scopes)
         key, text = self._new_key(who, subject, roles, team, expires_in_s)
+        key = _limited(key, limits)
         shown = shown_key(key)
-        note = self._note(who, "key.create", key.id, after=shown)
-        return await self._commit(lambda state: ([key], note, {**shown, "key": text}))
+
+        def change(state: State) -> Change:
+            check_holder(state, subject, roles, team)
+            _check_servers(state, limits.servers)
+            return Change(rows=[key], action="key.create", target=key.id, after=shown, answer={**shown, "key": text})
+
+        return await self._changes.carry_out(who, change)
 
     async def revoke(self, who: Principal, id: str, reason: str = "") -> Document:
         """Revoke a key for good. Raises NotFound, and Conflict for the last one that can administer keys."""
@@ -60,81 +66,58 @@ class KeysService:
         def change(state: State) -> Change:
             held = _key(state, id)
             after = replace(held, revoked_at=held.revoked_at or self._clock.time())
-            shown = shown_key(after)
-            return [after], self._note(who, "key.revoke", id, reason, shown_key(held), shown), shown
+            return Change(
+                rows=[after],
+                action="key.revoke",
+                target=id,
+                reason=reason,
+                before=shown_key(held),
+                after=shown_key(after),
+            )
 
-        return await self._commit(change)
+        return await self._changes.carry_out(who, change)
 
-    async def rotate(self, who: Principal, id: str) -> Document:
-        """Replace a key by a new one of the same holder, roles and lifetime; the old one ends at once.
+    async def rotate(self, who: Principal, id: str, overlap_s: float = 0.0) -> Document:
+        """Replace a key by a new one of the same holder, roles, limits and lifetime.
 
-        Raises NotFound, InsufficientScope, and Conflict for a key that has ended already.
+        The old one ends at once, or `overlap_s` seconds from now. Raises NotFound, InvalidParams, InsufficientScope,
+        and Conflict for a key that has ended, or been replaced, already.
         """
+        if not 0 <= overlap_s <= MAX_OVERLAP_S:
+            raise InvalidParams("an old key lives on for 0 seconds to 90 days", fix="give overlap_s")
 
         def change(state: State) -> Change:
             held = _key(state, id)
             now = self._clock.time()
-            _check_may_grant(who, held.roles)
-            if _ended(held, now):
-                raise Conflict(f"key {id} is revoked or has expired", fix="create a new one: mcpgw keys create")
+            check_may_grant(who, scopes_of(held.roles))
+            _check_rotates(state, held, now)
             life_s = None if held.expires_at is None else held.expires_at - held.created_at
             fresh, text = self._new_key(who, held.subject, held.roles, held.team, life_s)
-            shown = shown_key(fresh)
-            note = self._note(who, "key.rotate", id, None, shown_key(held), shown)
-            return [fresh, replace(held, revoked_at=now)], note, {**shown, "key": text, "replaces": id}
+            limits = KeyLimits(
+                scopes=held.scopes,
+                servers=held.servers,
+                calls_per_minute=held.calls_per_minute,
+                concurrent=held.concurrent,
+            )
+            fresh = replace(_limited(fresh, limits), replaces=id)
+            return Change(
+                rows=[fresh, _ending(held, now, overlap_s)],
+                action="key.rotate",
+                target=id,
+                before=shown_key(held),
+                after=shown_key(fresh),
+                answer={**shown_key(fresh), "key": text},
+            )
 
-        return await self._commit(change)
-
-    async def create_client(
-        self, who: Principal, client_id: str | None, subject: str, roles: Collection[str], team: str | None = None
-    ) -> Document:
-        """Create a client of our authorization server; `client_secret` of the answer is shown this once.
-
-        Raises InvalidParams, InsufficientScope, and Conflict when the id is taken, also by a revoked client.
-        """
-        _check_names(subject, team)
-        _check_may_grant(who, check_roles(roles))
-        if client_id is not None and not _CLIENT_ID.fullmatch(client_id):
-            raise InvalidParams("a client id has up to 64 letters, digits, and . _ - within", fix="or leave it out")
-        secret, _ = keys.new_secret(keys.CLIENT_LABEL)
-        client = OAuthClient(
-            client_id=client_id or f"client-{keys.new_id()}",
-            digest=keys.digest(self._pepper, secret),
-            subject=subject,
-            roles=frozenset(roles),
-            created_by=who.selector,
-            created_at=self._clock.time(),
-            team=team,
-        )
-
-        def change(state: State) -> Change:
-            if any(c.client_id == client.client_id for c in state.clients):
-                raise Conflict(f"client {client.client_id} exists", fix="choose another id, or leave it out")
-            shown = shown_client(client)
-            note = self._note(who, "client.create", client.client_id, after=shown)
-            return [client], note, {**shown, "client_secret": secret}
-
-        return await self._commit(change)
-
-    async def revoke_client(self, who: Principal, client_id: str, reason: str = "") -> Document:
-        """Revoke a client, and with it every token that it holds. Raises NotFound, Conflict."""
-
-        def change(state: State) -> Change:
-            held = next((c for c in state.clients if c.client_id == client_id), None)
-            if held is None:
-                raise NotFound("no such client", fix="mcpgw keys list shows them")
-            after = replace(held, revoked_at=held.revoked_at or self._clock.time())
-            shown = shown_client(after)
-            return [after], self._note(who, "client.revoke", client_id, reason, shown_client(held), shown), shown
-
-        return await self._commit(change)
+        return await self._changes.carry_out(who, change)
 
     async def revoke_before(
         self, who: Principal, kind: str, selector: str, not_before: float, reason: str = ""
     ) -> Document:
-        """Void what was issued before `not_before` (Unix seconds) to a principal, a client, or by an issuer.
+        """Void what was issued before `not_before` (Unix seconds) to a principal, team or client, or by an issuer.
 
-        A later moment given earlier stays. Raises InvalidParams, Conflict.
+        Kind `grant`: what a user allowed a client; `token`: one token, by its `jti`. A later moment given before stays.
+        Raises InvalidParams, Conflict.
         """
         if kind not in _KINDS or not selector:
             raise InvalidParams(f"revoke before a time by one of: {', '.join(_KINDS)}", fix="with its selector")
@@ -146,21 +129,25 @@ class KeysService:
         def change(state: State) -> Change:
             held = next((r for r in state.revocations if (r.kind, r.selector) == (kind, selector)), None)
             moment = max(not_before, held.not_before) if held else not_before
-            shown = {"kind": kind, "selector": selector, "not_before": moment}
-            note = self._note(who, "credentials.revoke_before", f"{kind}:{selector}", reason, after=shown)
-            return [Revocation(kind, selector, moment)], note, shown
+            return Change(
+                rows=[Revocation(kind, selector, moment)],
+                action="credentials.revoke_before",
+                target=f"{kind}:{selector}",
+                reason=reason,
+                after={"kind": kind, "selector": selector, "not_before": moment},
+            )
 
-        return await self._commit(change)
+        return await self._changes.carry_out(who, change)
 
     def list(self) -> Documents:
         """Return every key, newest first, without its digest."""
         rows = self._worlds.current.state.keys
         return [shown_key(key) for key in sorted(rows, key=lambda k: k.created_at, reverse=True)]
 
-    def clients(self) -> Documents:
-        """Return every client, newest first, without its digest."""
-        rows = self._worlds.current.state.clients
-        return [shown_client(c) for c in sorted(rows, key=lambda c: c.created_at, reverse=True)]
+    def revocations(self) -> Documents:
+        """Return what is void before a time, the latest first."""
+        rows = sorted(self._worlds.current.state.revocations, key=lambda r: r.not_before, reverse=True)
+        return [{"kind": row.kind, "selector": row.selector, "not_before": row.not_before} for row in rows]
 
     def _new_key(
         self, who: Principal, subject: str, roles: Collection[str], team: str | None, life_s: float | None
@@ -176,58 +163,27 @@ class KeysService:
             expires_at=None if life_s is None else now + life_s,
         )
 
-    async def _commit(self, change: Callable[[State], Change]) -> Document:
-        """Carry out `change` on the state as it is, anew when another change came between; return its answer."""
-        for attempt in range(_ATTEMPTS):
-            state = await self._store.state()
-            rows, note, answer = change(state)
-            _check_still_administered(state, rows, self._clock.time())
-            try:
-                epoch = await self._store.commit(rows, note, expect=state.epoch)
-            except Conflict:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-                continue
-            await self._worlds.at_least(epoch)
-            return answer
-        raise AssertionError("unreachable")
-
-    def _note(
-        self,
-        who: Principal,
-        action: str,
-        target: str,
-        reason: str | None = None,
-        before: Document | None = None,
-        after: Document | None = None,
-    ) -> AdminNote:
-        return AdminNote(
-            id=self._clock.new_id(),
-            time=self._clock.time(),
-            actor=who.selector,
-            action=action,
-            target=target,
-            reason=reason,
-            before=before,
-            after=after,
-        )
-
 
 def shown_key(key: ApiKey) -> Document:
     """Return what may be shown of a key: all but its digest."""
-    return {"id": key.id, **_shown(key), "expires_at": key.expires_at}
+    return {
+        "id": key.id,
+        **shown_holder(key),
+        "expires_at": key.expires_at,
+        "servers": None if key.servers is None else sorted(key.servers),
+        "calls_per_minute": key.calls_per_minute,
+        "concurrent": key.concurrent,
+        "replaces": key.replaces,
+    }
 
 
-def shown_client(client: OAuthClient) -> Document:
-    """Return what may be shown of a client: all but its digest."""
-    return {"client_id": client.client_id, **_shown(client)}
-
-
-def _shown(holder: ApiKey | OAuthClient) -> Document:
+def shown_holder(holder: ApiKey | OAuthClient) -> Document:
+    """Return what keys and clients have in common; `scopes` are those that they have of their roles."""
+    scopes = scopes_of(holder.roles)
     return {
         "subject": holder.subject,
         "roles": sorted(holder.roles),
-        "scopes": sorted(scopes_of(holder.roles)),
+        "scopes": sorted(scopes if holder.scopes is None else scopes & holder.scopes),
         "kind": kind_of(holder.roles).value,
         "team": holder.team,
         "created_by": holder.created_by,
@@ -247,55 +203,46 @@ def _ended(key: ApiKey, now: float) -> bool:
     return key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now)
 
 
-def _check_names(subject: str, team: str | None) -> None:
-    for name in (subject, *(() if team is None else (team,))):
-        if not _NAME.fullmatch(name):
-            raise InvalidParams("a subject or team has up to 128 of A-Z a-z 0-9 . _ @ : / + -", fix="rename it")
-    if subject == "system":
-        raise InvalidParams("the subject `system` is the gateway itself", fix="choose another")
+def _ending(key: ApiKey, now: float, overlap_s: float) -> ApiKey:
+    if not overlap_s:
+        return replace(key, revoked_at=now)
+    ends = now + overlap_s
+    return replace(key, expires_at=ends if key.expires_at is None else min(ends, key.expires_at))
 
 
-def _check_may_grant(who: Principal, roles: Collection[str]) -> None:
-    """Whoever may write keys may make agents, and administrators up to their own scopes; the gateway itself, any."""
-    missing = scopes_of(roles) - AGENT_SCOPES - who.scopes
-    if missing and who.kind is not Kind.SYSTEM:
-        raise InsufficientScope(
-            "nobody can grant scopes that they do not hold",
-            fix="ask an administrator who holds them",
-            data={"scope": " ".join(sorted(missing))},
-        )
+def _limited(key: ApiKey, limits: KeyLimits) -> ApiKey:
+    return replace(
+        key,
+        scopes=limits.scopes,
+        servers=limits.servers,
+        calls_per_minute=limits.calls_per_minute,
+        concurrent=limits.concurrent,
+    )
 
 
-def _check_still_administered(state: State, rows: Sequence[Row], now: float) -> None:
-    """Refuse a change that takes away the last credential that could make another. Raises Conflict."""
-    held = {key.id: key for key in state.keys}
-    clients = {client.client_id: client for client in state.clients}
-    not_before = {(row.kind, row.selector): row.not_before for row in state.revocations}
-    before = _administered(held, clients, not_before, now)
-    for row in rows:
-        if isinstance(row, ApiKey):
-            held[row.id] = row
-        elif isinstance(row, OAuthClient):
-            clients[row.client_id] = row
-        elif isinstance(row, Revocation):
-            not_before[row.kind, row.selector] = row.not_before
-    if before and not _administered(held, clients, not_before, now):
-        raise Conflict(
-            "this would end the last credential that can administer keys",
-            fix="create another administrator's key first, or rotate this one",
-        )
+def _check_limits(limits: KeyLimits, scopes: frozenset[str]) -> None:
+    if limits.scopes is not None and (not limits.scopes or not limits.scopes <= scopes):
+        held = ", ".join(sorted(scopes)) or "none at all"
+        raise InvalidParams("a key cannot have a scope that its roles do not carry", fix=f"they carry: {held}")
+    for number in (limits.calls_per_minute, limits.concurrent):
+        if number is not None and not 1 <= number <= MAX_RATE:
+            raise InvalidParams(f"a limit of calls is a number from 1 to {MAX_RATE}", fix="or leave it out")
 
 
-def _administered(
-    held: Mapping[str, ApiKey],
-    clients: Mapping[str, OAuthClient],
-    not_before: Mapping[tuple[str, str], float],
-    now: float,
-) -> bool:
-    """Whether some credential may write keys. A client counts whatever its tokens' age: it can get a new one."""
-    return any(
-        "keys:write" in scopes_of(key.roles)
-        and not _ended(key, now)
-        and not voided(not_before, key.subject, key.id, key.created_at)
-        for key in held.values()
-    ) or any("keys:write" in scopes_of(c.roles) and c.revoked_at is None for c in clients.values())
+def _check_servers(state: State, servers: frozenset[str] | None) -> None:
+    if servers is None:
+        return
+    if not 0 < len(servers) <= MAX_SERVERS:
+        raise InvalidParams(f"a key opens 1 to {MAX_SERVERS} servers", fix="leave them out for all")
+    known = {server.slug for server in state.servers if server.removed_at is None}
+    unknown = sorted(servers - known)
+    if unknown:
+        raise InvalidParams(f"there is no server `{unknown[0][:64]}`", fix="mcpgw servers list")
+
+
+def _check_rotates(state: State, key: ApiKey, now: float) -> None:
+    if _ended(key, now):
+        raise Conflict(f"key {key.id} is revoked or has expired", fix="create a new one: mcpgw keys create")
+    if any(other.replaces == key.id and not _ended(other, now) for other in state.keys):
+        raise Conflict(f"key {key.id} has been replaced already", fix="rotate the one that replaces it")
+    check_holder(state, key.subject, key.roles, None)

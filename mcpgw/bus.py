@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mcpgw.cluster import EpochBoard, end_worker, live_slots
 from mcpgw.domain import AdminNote, Row
-from mcpgw.errors import GatewayError
+from mcpgw.errors import GatewayError, Unavailable
 from mcpgw.ports import Ack, Bus, Store
 from mcpgw.world import WorldKeeper
 
@@ -124,7 +124,10 @@ class LocalBus:
 
 
 class PublishingStore:
-    """A store whose every commit is applied by all workers before it returns."""
+    """A store whose every commit is applied by all workers before it returns.
+
+    Raises Unavailable when the change is made, and a worker that is not dead has not applied it.
+    """
 
     def __init__(self, inner: Store, bus: Bus) -> None:
         self._inner = inner
@@ -134,5 +137,10 @@ class PublishingStore:
 
     async def commit(self, rows: Sequence[Row], note: AdminNote, expect: int | None = None) -> int:
         epoch = await self._inner.commit(rows, note, expect)
-        await self._bus.publish(epoch)
+        _, missing = await self._bus.publish(epoch)
+        if missing:
+            raise Unavailable(
+                f"the change is made, but {', '.join(missing)} did not say in time that it holds there",
+                fix="end those workers; nothing needs to be sent again",
+            )
         return epoch

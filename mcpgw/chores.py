@@ -1,4 +1,4 @@
-"""What the gateway does on its own account: compare live tools with their pins, release switches that expired."""
+"""What the gateway does on its own account: compare live tools with their pins, end what has expired."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mcpgw.ports import Clock, World, Worlds
 
 log = logging.getLogger("mcpgw.chores")
 TICK_S = 1.0
+SWEEP_S = 60.0
 Compare = Callable[[ServerVersion], Awaitable[None]]
 """Ask a server for its tools and quarantine those that differ from their pins."""
 Release = Callable[[str, str], Awaitable[object]]
@@ -24,7 +25,7 @@ class Work:
     """What there is to do: by the leader, and by every worker.
 
     Every worker does `always` each second, `try_again` too, unless the last one still runs (it asks the upstreams that
-    are left alone whether they are well again), and `review` in each new world.
+    are left alone whether they are well again), and `review` in each new world. The leader does `sweep` every minute.
     """
 
     compare: Compare
@@ -33,6 +34,7 @@ class Work:
     always: Callable[[], None]
     review: Callable[[], Coroutine[Any, Any, None]]
     try_again: Callable[[], Coroutine[Any, Any, None]]
+    sweep: Callable[[], Awaitable[object]]
 
 
 class Chores:
@@ -45,6 +47,7 @@ class Chores:
         self._drift_check_s = drift_check_s
         self._leads = leads
         self._next_drift_check = clock.monotonic() + drift_check_s
+        self._next_sweep = clock.monotonic() + SWEEP_S
         self._tasks: set[asyncio.Task[None]] = set()
         self._trying: asyncio.Task[None] | None = None
         self._comparing: set[str] = set()
@@ -88,6 +91,9 @@ class Chores:
             if not self._leads:
                 continue
             await self._release_expired()
+            if self._clock.monotonic() >= self._next_sweep:
+                await self._swept()
+                self._next_sweep = self._clock.monotonic() + SWEEP_S
             if self._clock.monotonic() >= self._next_drift_check:
                 for version in self._worlds.current.catalog.active():
                     await self._compared(version)
@@ -101,6 +107,12 @@ class Chores:
                     await self._work.release(switch.id, "expired")
                 except GatewayError as error:
                     log.warning("kill switch %s expired but stands: %s", switch.id, error)
+
+    async def _swept(self) -> None:
+        try:
+            await self._work.sweep()
+        except GatewayError as error:
+            log.warning("what has expired could not be swept: %s", error)
 
     async def _ended(self, thrown: Switches, target: Target) -> None:
         await self._work.end_killed(thrown, target)

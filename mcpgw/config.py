@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from mcpgw.auth_section import AuthSection
 from mcpgw.errors import UsageError
+from mcpgw.http_section import HttpServer
 from mcpgw.openapi_section import OpenApiServer
 from mcpgw.section import Section, Slug
 from mcpgw.toolset_section import WithToolsets
@@ -106,25 +107,8 @@ class StdioServer(Section):
     """Tags that policies see as `server.tags`."""
     trust: str = "untrusted"
     """What policies see as `server.trust`."""
-
-
-class HttpServer(Section):
-    """An HTTP server that the operator declares."""
-
-    name: Slug
-    """Its slug."""
-    url: str
-    """Its MCP endpoint."""
-    transport: Literal["auto", "http", "sse"] = "auto"
-    """Streamable HTTP, HTTP+SSE (2024-11-05), or whichever it is found to speak when a version is published."""
-    headers: Mapping[str, str] = Field(default_factory=dict)
-    """Headers sent with every request; secrets by reference (`env:NAME`, `file:PATH`)."""
-    title: str = ""
-    """Name for people."""
-    tags: tuple[str, ...] = ()
-    """Tags that policies see as `server.tags`."""
-    trust: str = "untrusted"
-    """What policies see as `server.trust`."""
+    idempotent: tuple[str, ...] = ()
+    """Tools whose calls may be repeated when they fail, because twice is no worse than once; `*`: all of them."""
 
 
 class RegistrySection(WithToolsets):
@@ -228,6 +212,10 @@ class LimitsSection(Section):
     """Running calls of one principal, per worker."""
     per_upstream: int = Field(default=100, ge=1)
     """Running calls to one upstream, per worker."""
+    retries: int = Field(default=2, ge=0, le=5)
+    """Repetitions of a failed call of a tool that is marked idempotent, before any part of its answer has left."""
+    retries_per_s: float = Field(default=5.0, ge=0)
+    """Such repetitions of all calls of one server, per worker."""
     page_tools: int = Field(default=1000, ge=1)
     """Tools on one page of a list."""
     sessions: int = Field(default=10_000, ge=1)

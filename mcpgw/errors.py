@@ -47,6 +47,7 @@ WIRE: Mapping[str, Wire] = {
     "unauthenticated": Wire(401, -31001, "authentication_error"),
     "insufficient_scope": Wire(403, -31002, "permission_error"),
     "denied": Wire(403, -31100, "permission_error"),
+    "consent_needed": Wire(403, -31042, "permission_error"),
     "killed": Wire(403, -31101, "permission_error"),
     "quarantined": Wire(403, -31102, "permission_error"),
     "rate_limited": Wire(429, -31129, "rate_limit_error", retryable=True),
@@ -58,6 +59,8 @@ WIRE: Mapping[str, Wire] = {
     "upstream_unreachable": Wire(502, -31105, "api_error", retryable=True),
     "upstream_failed": Wire(502, -31106, "api_error"),
     "upstream_timeout": Wire(504, -31107, "api_error"),
+    "fetch_refused": Wire(400, -31022, "invalid_request_error"),
+    "fetch_failed": Wire(502, -31108, "api_error", retryable=True),
     "internal": Wire(500, -32603, "api_error"),
     "usage": Wire(400, -32602, "invalid_request_error"),
 }
@@ -207,6 +210,30 @@ class Unauthenticated(GatewayError):
     code = "unauthenticated"
 
 
+class PageError(GatewayError):
+    """An authorization request that must not be answered by a redirect: client or redirect_uri are not to be trusted.
+
+    The user is shown a page. `error` is the code that the log has.
+    """
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, *, fix: str = "", error: str = "invalid_request") -> None:
+        super().__init__(message, fix=fix)
+        self.error = error
+
+
+class RedirectError(GatewayError):
+    """An authorization request that is refused by a redirect to the client: `location`, which has `error` and `iss`."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, *, error: str, location: str) -> None:
+        super().__init__(message)
+        self.error = error
+        self.location = location
+
+
 class InsufficientScope(GatewayError):
     """`data.scope` names every scope that the operation needs, space separated."""
 
@@ -217,6 +244,16 @@ class Denied(GatewayError):
     """The policy said no. `data` holds decision_id, effect and rule."""
 
     code = "denied"
+
+
+class ConsentNeeded(GatewayError):
+    """The caller has to agree in a browser before the server can be called in their name.
+
+    `data` holds `url`, where they do that, `elicitation_id`, which names the request, `message`, for the person, and
+    `principal`, who it is for (`Principal.key`).
+    """
+
+    code = "consent_needed"
 
 
 class Killed(GatewayError):
@@ -287,10 +324,31 @@ class UpstreamFailed(GatewayError):
     code = "upstream_failed"
 
 
+class CredentialRefused(UpstreamFailed):
+    """The upstream does not accept the credential that the gateway has for it (HTTP 401, or 403 for want of scopes).
+
+    `challenge` is its `WWW-Authenticate`, for the broker alone.
+    """
+
+    challenge: str = ""
+
+
 class UpstreamTimeout(GatewayError):
     """The upstream did not answer in time; what it did is unknown."""
 
     code = "upstream_timeout"
+
+
+class FetchRefused(GatewayError):
+    """A URL that someone else chose, and that the gateway will not ask for. Nothing was sent there."""
+
+    code = "fetch_refused"
+
+
+class FetchFailed(GatewayError):
+    """A URL that someone else chose was asked, in vain: no answer, or none of the kind that was asked for."""
+
+    code = "fetch_failed"
 
 
 class Internal(GatewayError):

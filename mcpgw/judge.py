@@ -147,6 +147,8 @@ async def _seen(
     if who.kind is Kind.SYSTEM:
         # The gateway's own probes see every server; they are recorded, gated and killed like any call.
         return Decision(Effect.ALLOW, ("gateway:system",), world.policy.sha256)
+    if who.servers is not None and version is not None and version.server not in who.servers:
+        raise await _unknown_call(world, who, action) if rule.acts else _unknown(action)
     if version is not None and rule.acts and rule.subject is Subject.TOOL and tool is None:
         raise await _unknown_call(world, who, action)
     if rule.acts:

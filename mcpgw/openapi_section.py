@@ -50,3 +50,5 @@ class OpenApiServer(Section):
     """Tags that policies see as `server.tags`."""
     trust: str = "untrusted"
     """What policies see as `server.trust`."""
+    idempotent: tuple[str, ...] = ()
+    """Tools whose calls may be repeated when they fail, because twice is no worse than once; `*`: all of them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,7 +23,16 @@ from mcpgw.domain import (
     Principal,
     Verb,
 )
-from mcpgw.errors import Denied, GatewayError, Unauthenticated, Unavailable, WorldMoved
+from mcpgw.errors import (
+    CredentialRefused,
+    Denied,
+    GatewayError,
+    Unauthenticated,
+    Unavailable,
+    UpstreamFailed,
+    UpstreamUnreachable,
+    WorldMoved,
+)
 from mcpgw.judge import judge
 from mcpgw.obligations import keep_only, listed_names, obey
 from mcpgw.ports import (
@@ -39,6 +48,7 @@ from mcpgw.ports import (
     World,
     Worlds,
 )
+from mcpgw.retries import Retries
 from mcpgw.running import Board, Call
 from mcpgw.visible import visible_name
 
@@ -63,43 +73,65 @@ class Gateway:
     broker: CredentialBroker
     upstream: Upstream
     review: Review
+    retries: Retries
     clock: Clock
 
     async def handle(
-        self, presented: Presented, action: Action, deliver: Deliver, *, defect: GatewayError | None = None
+        self,
+        presented: Presented,
+        action: Action,
+        deliver: Deliver,
+        *,
+        defect: GatewayError | None = None,
+        repeated: int = 0,
     ) -> None:
         """Carry out an action and deliver the parts of its answer; raises GatewayError when it is refused or fails.
 
         `defect` is what the edge found wrong with the request; it counts only once the caller is authenticated.
+        `repeated` counts the failed attempts before this one, each an action of its own.
         """
         world = self.worlds.current
-        async with self.journal.entry(action, world) as entry:
-            if world.unavailable:  # nobody can be recognised in a world without state
-                raise Unavailable(world.unavailable, fix="see /readyz")
-            who = await self._who(presented, action, world)
-            entry.identified(who)
-            if defect is not None:
-                raise defect
-            with self.running.enter(who, action, presented) as call:
-                permit, exchange = await self._send(presented, call, entry, world)
-                ended: BaseException | None = None
-                try:
-                    await self._answer(presented, call, permit, exchange, entry, deliver)
-                except BaseException as error:
-                    ended = error
-                    raise
-                finally:
-                    permit.hold.settle({})
-                    await exchange.aclose(ended)
-                    if ended is not None and call.suspended is not None:
-                        call.suspended.cut(ended)
+        call = None
+        try:
+            async with self.journal.entry(action, world) as entry:
+                if world.unavailable:  # nobody can be recognised in a world without state
+                    raise Unavailable(world.unavailable, fix="see /readyz")
+                who = await self._who(presented, action, world)
+                entry.identified(who)
+                if defect is not None:
+                    raise defect
+                with self.running.enter(who, action, presented) as call:
+                    permit, exchange, credential = await self._send(presented, call, entry, world)
+                    ended: BaseException | None = None
+                    try:
+                        await self._answer(presented, call, permit, exchange, entry, deliver)
+                    except BaseException as error:
+                        if isinstance(error, CredentialRefused):
+                            await self.broker.refused(permit.judged, credential, error.challenge)
+                        ended = error
+                        raise
+                    finally:
+                        permit.hold.settle({})
+                        await exchange.aclose(ended)
+                        if ended is not None and call.suspended is not None:
+                            call.suspended.cut(ended)
+                return
+        except (UpstreamUnreachable, UpstreamFailed) as failure:
+            again = None
+            if call is not None and not call.delivered:
+                again = self.retries.again(action, call.version, failure, repeated)
+            if again is None:
+                raise
+        await self.retries.pause(repeated)
+        with self.running.in_place_of(action.id, again.id):
+            await self.handle(presented, again, deliver, repeated=repeated + 1)
 
     async def review_suspended(self) -> None:
         """End the calls that wait for callers whose credential does not count any more."""
         for suspended in self.running.shelf:
             try:
                 await self._who(suspended.presented, suspended.action, self.worlds.current)
-            except Unauthenticated as refusal:
+            except (Unauthenticated, Unavailable) as refusal:  # nobody can say that it still counts
                 suspended.cut(refusal)
 
     async def _who(self, presented: Presented, action: Action, world: World) -> Principal:
@@ -107,7 +139,9 @@ class Gateway:
             return SYSTEM
         return await self.tokens.verify(presented, action.resource, world)
 
-    async def _send(self, presented: Presented, call: Call, entry: Entry, world: World) -> tuple[Permit, Exchange]:
+    async def _send(
+        self, presented: Presented, call: Call, entry: Entry, world: World
+    ) -> tuple[Permit, Exchange, Mapping[str, str]]:
         """Judge, reserve, record and send; again in the new world when it moved before the first byte."""
         for _ in range(MAX_WORLDS):
             try:
@@ -117,12 +151,14 @@ class Gateway:
                 try:
                     credential = await self.broker.credential_for(judged)
                     permit = await entry.intend(judged, hold, call.gate)
-                    return permit, await self.upstream.send(permit, credential, call.sending)
-                except BaseException:
+                    return permit, await self.upstream.send(permit, credential, call.sending), credential
+                except BaseException as error:
                     if call.sent:
                         hold.settle({})
                     else:
                         hold.refund()
+                    if isinstance(error, CredentialRefused):
+                        await self.broker.refused(judged, credential, error.challenge)
                     raise
             except WorldMoved:
                 if call.sent:
@@ -155,6 +191,7 @@ class Gateway:
                     break
                 except WorldMoved:
                     judged = await self._judge_again(presented, call, permit)
+            call.delivered = True
             await deliver(part)
 
     async def _judge_again(self, presented: Presented, call: Call, permit: Permit) -> Judged:

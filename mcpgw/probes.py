@@ -8,7 +8,20 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from mcpgw.domain import Action, Era, Part, PartKind, Principal, Route, ServerVersion, Transport, Verb, VersionStatus
+from mcpgw.domain import (
+    SYSTEM,
+    Action,
+    Era,
+    Part,
+    PartKind,
+    Principal,
+    Route,
+    ServerVersion,
+    Transport,
+    UpstreamAuth,
+    Verb,
+    VersionStatus,
+)
 from mcpgw.errors import UpstreamFailed
 from mcpgw.pipeline import INTERNAL, Gateway
 from mcpgw.ports import Catalog
@@ -67,8 +80,18 @@ class Prober:
         self._gateway = gateway
         self._candidates = candidates
 
-    async def candidate(self, slug: str, endpoint: str, transport: Transport) -> tuple[Era, Sequence[bytes]]:
-        """Return the era spoken and the raw tool definitions of a server that has no version yet at this endpoint."""
+    async def candidate(
+        self,
+        slug: str,
+        endpoint: str,
+        transport: Transport,
+        auth: UpstreamAuth | None = None,
+        by: str = SYSTEM.selector,
+    ) -> tuple[Era, Sequence[bytes]]:
+        """Return the era spoken and the raw tool definitions of a server that has no version yet at this endpoint.
+
+        `auth` is how the gateway proves itself to it, `by` who is about to publish it.
+        """
         clock = self._gateway.clock
         version = ServerVersion(
             server=slug,
@@ -79,8 +102,9 @@ class Prober:
             era=Era.UNKNOWN,
             tools={},
             status=VersionStatus.DRAFT,
-            published_by="mcpgw|system",
+            published_by=by,
             published_at=clock.time(),
+            auth=auth,
         )
         self._candidates.add(version)
         try:

@@ -21,17 +21,22 @@ from mcpgw.audit.index import Index
 from mcpgw.audit.keeper import Keeper
 from mcpgw.audit.keys import Signer
 from mcpgw.auth import keys
+from mcpgw.auth.holders import ISSUER
 from mcpgw.auth.keyfiles import private_file
+from mcpgw.auth.server.passwords import Passwords
+from mcpgw.auth.vault import Vault
+from mcpgw.auth.vault_keys import VaultKeys
 from mcpgw.clock import SystemClock
 from mcpgw.cluster import socket_path
 from mcpgw.config import Settings
-from mcpgw.domain import SYSTEM, AdminNote, ApiKey, PolicyBundle
+from mcpgw.domain import SYSTEM, Account, AdminNote, ApiKey, Kind, PolicyBundle
 from mcpgw.edge.asgi import RELAYED, App, Receive, Scope, Send
 from mcpgw.edge.http import Deadlines, StrictHttp
 from mcpgw.errors import UsageError
 from mcpgw.places import Places
 from mcpgw.policies.bundle import Bundle
 from mcpgw.policies.local import compile_bundle
+from mcpgw.store.records import SqlRecords
 from mcpgw.store.revision import upgrade
 from mcpgw.store.sql import SqlStore, read_notes
 from mcpgw.wiring import Worker
@@ -133,6 +138,19 @@ def _from_worker(app: App) -> App:
     return relayed
 
 
+def check_vault(settings: Settings) -> None:
+    """Raise UsageError when secrets are sealed with a key that is not there."""
+    asyncio.run(_check_vault(settings))
+
+
+async def _check_vault(settings: Settings) -> None:
+    store = SqlStore(settings.store_url)
+    try:
+        await Vault(SqlRecords(store, SystemClock()), VaultKeys.load(settings)).check()
+    finally:
+        await store.close()
+
+
 def give_first_key(settings: Settings) -> None:
     """Where nobody has a key, make one for an administrator and leave it in a file that its owner alone can read."""
     if not settings.server.dev_no_auth:
@@ -163,14 +181,18 @@ async def _give_first_key(settings: Settings) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """The first two keys of an installation, shown once."""
+    """The first two keys of an installation, and the password of its first user, if it has one; shown once."""
 
     agent_key: str
     admin_key: str
+    password: str | None = None
 
 
-async def bootstrap(settings: Settings, policy_files: Mapping[str, str]) -> Bootstrap:
-    """Give a new installation an agent key, an admin key and an active policy. Raises UsageError."""
+async def bootstrap(settings: Settings, policy_files: Mapping[str, str], first_user: str | None = None) -> Bootstrap:
+    """Give a new installation an agent key, an admin key and an active policy. Raises UsageError.
+
+    `first_user` is the name of a user who may administer it, and use it.
+    """
     prepare(settings, apart=False)
     bundle = Bundle.of(policy_files)
     await compile_bundle(bundle, settings)
@@ -179,18 +201,34 @@ async def bootstrap(settings: Settings, policy_files: Mapping[str, str]) -> Boot
     new_key = partial(keys.new_key, pepper, created_by=SYSTEM.selector, created_at=clock.time())
     agent, agent_text = new_key(subject="quickstart-agent", roles={"agent"})
     admin, admin_text = new_key(subject="quickstart-admin", roles={"admin"})
+    users, password = [], None
+    if first_user is not None:
+        password = keys.new_password()
+        users = [
+            Account(
+                id=clock.new_id(),
+                issuer=ISSUER,
+                subject=first_user,
+                kind=Kind.USER,
+                roles=frozenset({"admin", "agent"}),
+                created_by=SYSTEM.selector,
+                created_at=clock.time(),
+                password=await Passwords().hashed(password),
+            )
+        ]
     active = PolicyBundle(
         sha256=bundle.sha256, files=bundle.files, pushed_by=SYSTEM.selector, pushed_at=clock.time(), active=True
     )
     store = SqlStore(settings.store_url)
     try:
-        await store.commit([agent, admin, active], _note(clock, "installation.bootstrap", agent, admin))
+        note = _note(clock, "installation.bootstrap", agent, admin, *users)
+        await store.commit([agent, admin, *users, active], note)
     finally:
         await store.close()
-    return Bootstrap(agent_text, admin_text)
+    return Bootstrap(agent_text, admin_text, password)
 
 
-def _note(clock: SystemClock, action: str, *made: ApiKey) -> AdminNote:
+def _note(clock: SystemClock, action: str, *made: ApiKey | Account) -> AdminNote:
     return AdminNote(
         id=clock.new_id(),
         time=clock.time(),
@@ -198,5 +236,5 @@ def _note(clock: SystemClock, action: str, *made: ApiKey) -> AdminNote:
         action=action,
         target="keys",
         reason="first start",
-        after={key.subject: key.id for key in made},
+        after={one.subject: one.id for one in made},
     )

@@ -1,7 +1,8 @@
 """The `requestState` of a call that waits for its caller: what names it, and what its retry must be the same in.
 
-Clients bring it back byte for byte and cannot read, change or make it. It names the worker that holds the exchange, so
-that any worker can pass the retry on.
+Clients bring it back byte for byte and cannot read, change or make it. That of a held call names the worker that holds
+the exchange, so that any worker can pass the retry on; that of a call whose caller has to agree to something first
+(`AskedRef`) holds nothing, and any worker takes it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import hashlib
 
 import msgspec
 
-from mcpgw.domain import Action, Judged
+from mcpgw.domain import Action, Arguments, Judged
 from mcpgw.seals import Seals
 
 MAX_SHOWN = 8192
-_KIND = b"mcp-held"
+_KIND, _ASKED = b"mcp-held", b"mcp-asked"
 
 
 class HeldRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -46,7 +47,25 @@ class HeldRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
         )
 
 
+class AskedRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A call that was not sent: its caller had to agree to something. Members as in HeldRef."""
+
+    action_id: str
+    principal: str
+    digest: bytes
+    until: float
+
+    @classmethod
+    def of(cls, action: Action, principal: str, until: float) -> AskedRef:
+        return cls(action.id, principal, digest_of(action, action.arguments), until)
+
+    def is_of(self, action: Action, now: float) -> bool:
+        """Whether an action is a retry of that call, in time; whether its caller is the same is `judge`'s to say."""
+        return now < self.until and self.digest == digest_of(action, action.arguments)
+
+
 _encode = msgspec.msgpack.encode
+_decode_asked = msgspec.msgpack.Decoder(AskedRef).decode
 _decode = msgspec.msgpack.Decoder(HeldRef).decode
 _text = msgspec.json.Decoder(str).decode
 
@@ -70,6 +89,17 @@ class RequestStates:
         opened = self._open(raw)
         return None if opened is None else opened[0]
 
+    def shown_asked(self, asked: AskedRef) -> str:
+        return self._seals.seal(_ASKED, _encode(asked))
+
+    def find_asked(self, raw: bytes) -> AskedRef | None:
+        """Return what a `requestState`, raw JSON, of a call that was not sent says; None for any other."""
+        try:
+            opened = self._seals.open(_ASKED, _text(raw)) if len(raw) <= MAX_SHOWN else None
+            return None if opened is None else _decode_asked(opened.payload)
+        except msgspec.DecodeError:
+            return None
+
     def _open(self, raw: bytes) -> tuple[int, HeldRef] | None:
         if len(raw) > MAX_SHOWN:
             return None
@@ -82,6 +112,11 @@ class RequestStates:
 
 def digest(judged: Judged) -> bytes:
     """Return what tells this call from any other: the arguments count as they were judged, however they are written."""
-    action: Action = judged.action
-    arguments = msgspec.json.encode(msgspec.json.decode(judged.arguments.raw), order="sorted")
-    return hashlib.sha256(f"{action.verb.value}\0{action.name}\0".encode() + arguments).digest()
+    return digest_of(judged.action, judged.arguments)
+
+
+def digest_of(action: Action, given: Arguments) -> bytes:
+    """Return the same for an action with these arguments."""
+    arguments = msgspec.json.encode(msgspec.json.decode(given.raw), order="sorted")
+    named = f"{action.verb.value}\0{action.resource}\0{action.server}\0{action.name}\0"
+    return hashlib.sha256(named.encode() + arguments).digest()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -13,13 +14,16 @@ from mcpgw.ports import Clock, Held
 from mcpgw.shelf import Released, Shelf, ShelfLimits, Suspended
 
 NOTHING_SHOWN = Presented()
+Refusal = Callable[[Principal], GatewayError | None]
+"""Why the credential of a principal, which was good before, counts no more; None: it does."""
 
 
 class Call:
     """One action under way. Its gate is the guarantee; cancelling its task only makes things faster.
 
     `presented` is what its caller showed: what is done on its behalf is done with that. `stale`: it was judged again,
-    and what it was permitted to send would be sent otherwise now.
+    and what it was permitted to send would be sent otherwise now. `delivered`: a part of its answer
+    has left.
     """
 
     __slots__ = (
@@ -27,6 +31,7 @@ class Call:
         "_cut",
         "_task",
         "action",
+        "delivered",
         "epoch",
         "finished",
         "presented",
@@ -50,6 +55,7 @@ class Call:
         self.epoch = -1
         self.sent = False
         self.stale = False
+        self.delivered = False
         self.finished = False
 
     def gate(self) -> None:
@@ -113,13 +119,26 @@ class Board:
         self.published = published
         self.clock = clock
         self.calls: dict[str, Call] = {}
+        self._in_place_of: dict[str, str] = {}
         self.shelf = Shelf(clock, shelf_limits or ShelfLimits())
 
     def enter(self, who: Principal, action: Action, presented: Presented = NOTHING_SHOWN) -> Call:
         return Call(self, who, action, presented)
 
     def get(self, action_id: str) -> Call | None:
+        """Return the running call of an action, or of the one that repeats it."""
+        while action_id in self._in_place_of:
+            action_id = self._in_place_of[action_id]
         return self.calls.get(action_id)
+
+    @contextmanager
+    def in_place_of(self, action_id: str, repeating: str) -> Iterator[None]:
+        """Let whoever looks for an action find the one that repeats it."""
+        self._in_place_of[action_id] = repeating
+        try:
+            yield
+        finally:
+            del self._in_place_of[action_id]
 
     def suspend(self, call: Call, held: Held, released: Released) -> None:
         """Let a call wait for its caller; from now on it ends here, or is adopted. Raises RateLimited."""
@@ -132,6 +151,13 @@ class Board:
             released=released,
         )
         self.shelf.put(call.suspended)
+
+    def cut_ended(self, refusal_of: Refusal) -> None:
+        """Cut every call whose credential counts no more, also one that is silent and would pass no gate for long."""
+        for call in (*self.calls.values(), *self.shelf):
+            refusal = refusal_of(call.who)
+            if refusal is not None:
+                call.cut(refusal)
 
     def cut_killed(self, switches: Switches) -> dict[str, Cut]:
         """Cut every call that a hard switch of these matches; return what each switch found under way.

@@ -15,7 +15,7 @@ from functools import partial
 
 from mcpgw.config import Settings
 from mcpgw.errors import GatewayError, UsageError
-from mcpgw.processes import give_first_key, prepare, run_keeper, run_worker
+from mcpgw.processes import check_vault, give_first_key, prepare, run_keeper, run_worker
 
 log = logging.getLogger("mcpgw.supervisor")
 DRAIN_S = 12.0
@@ -76,6 +76,7 @@ def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. Raises UsageError when it cannot start."""
     prepare(settings)
     give_first_key(settings)
+    check_vault(settings)
     # What is loaded by now never becomes garbage: no collector need look at it, nor by looking make a copy of its own.
     gc.collect()
     gc.freeze()

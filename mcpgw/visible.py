@@ -56,6 +56,8 @@ async def seen_offers(world: World, who: Principal, action: Action) -> tuple[Off
         found: list[Offer] = []
         version, names = None, frozenset[str]()
         for offer in _offers(world, who, action):
+            if who.servers is not None and offer.version.server not in who.servers:
+                continue
             if offer.version is not version:
                 version = offer.version
                 names = await _seen_tools(world, who, identity, action, version)
@@ -141,7 +143,12 @@ async def sees_model(world: World, who: Principal, action: Action) -> bool:
 
 
 async def sees_server(world: World, who: Principal, action: Action, version: ServerVersion) -> bool:
-    """A server is visible when phase `list` allows it by itself, or allows any of its tools."""
+    """A server is visible when phase `list` allows it by itself, or allows any of its tools.
+
+    To a credential for certain servers, the others do not exist.
+    """
+    if who.servers is not None and version.server not in who.servers:
+        return False
     key = ("server", version.server, version.version, *_identity(who))
     held = world.memo.get(key)
     if held is None:
@@ -176,4 +183,4 @@ def _servers(world: World, action: Action) -> Iterable[ServerVersion]:
 def _identity(who: Principal) -> Identity:
     claims = repr(sorted(who.claims.items())) if who.claims else ""
     names = who.issuer, who.subject, who.client_id  # not `who.key`: joined names may read alike
-    return names, who.roles, who.scopes, who.team, who.actors, who.kind, who.credential, claims
+    return names, who.roles, who.scopes, who.team, who.actors, who.kind, who.credential, who.servers, claims

@@ -10,7 +10,7 @@ from mcpgw.cluster import EpochBoard
 from mcpgw.domain import Decision, Effect, KillSwitch, Principal, Selection, ServerVersion, State, Switches
 from mcpgw.errors import GatewayError, Unavailable
 from mcpgw.ports import Catalog, Identities, PolicyEngine, Question, Store, World
-from mcpgw.running import Board, Cut
+from mcpgw.running import Board, Cut, Refusal
 
 log = logging.getLogger("mcpgw.world")
 REFRESH_WITHIN_S = 2.0
@@ -85,6 +85,7 @@ class WorldKeeper:
         self._watch: asyncio.Task[None] | None = None
         self.current = first
         self.board: Board | None = None
+        self.refusal_of: Refusal = _no_refusal
         self._cuts: dict[str, Cut] = {}
 
     def published(self) -> int:
@@ -165,6 +166,8 @@ class WorldKeeper:
     def _swap(self, world: World) -> None:
         """One synchronous step: swap, cut, acknowledge."""
         old, self.current = self.current, world
+        if self.board is not None and _other_holders(old.state, world.state):
+            self.board.cut_ended(self.refusal_of)
         if self.board is not None and world.switches:
             for switch, cut in self.board.cut_killed(world.switches).items():
                 # The first cut is the whole one: what enters later is refused before it is sent.
@@ -175,6 +178,17 @@ class WorldKeeper:
         self._epochs.apply(self._slot, world.epoch)
         for listener in self._listeners:
             listener(old, world)
+
+
+def _no_refusal(who: Principal) -> None:
+    """No credential ends, in a gateway that knows none."""
+
+
+def _other_holders(old: State, new: State) -> bool:
+    """Say whether a credential may have ended; of what did not change, a store reads the same rows."""
+    return any(
+        getattr(old, rows) is not getattr(new, rows) for rows in ("teams", "accounts", "keys", "clients", "revocations")
+    )
 
 
 class Snapshot:

@@ -160,8 +160,9 @@ def _applied(
     version: ServerVersion, server: Server, quarantined: Mapping[tuple[str, str], Mapping[str, str]]
 ) -> ServerVersion:
     seen = quarantined.get((version.server, version.version))
+    said = replace(version, tags=server.tags, trust=server.trust, idempotent=server.idempotent, quarantined=frozenset())
     if seen is None:
-        return replace(version, tags=server.tags, trust=server.trust, quarantined=frozenset())
+        return said
     # A row whose digest is the pin's says that the tool was found to be itself again.
     apart = frozenset(name for name, tool in version.tools.items() if seen.get(name, tool.sha256) != tool.sha256)
-    return replace(version, tags=server.tags, trust=server.trust, quarantined=apart)
+    return replace(said, quarantined=apart)

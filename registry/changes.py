@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,6 +74,22 @@ def added(state: State, server: Server, draft: ServerVersion) -> Change:
         rows=[server, *_ended(state, server.slug), first],
         version=first.version,
         after={"title": server.title, "tags": list(server.tags), "trust": server.trust, **_published(first)},
+    )
+
+
+def marked(state: State, slug: str, idempotent: Collection[str]) -> Change:
+    """Say which tools' calls may be repeated when they fail. Raises InvalidParams, NotFound, Conflict."""
+    held = server_of(state, slug)
+    if held.configured:
+        raise Conflict(f"which tools of `{slug}` are idempotent is the configuration's to say", fix="change it there")
+    row = replace(held, idempotent=frozenset(idempotent))
+    lifecycle.check_server(row)
+    return Change(
+        action="servers.mark",
+        target=slug,
+        rows=[row] if row != held else [],
+        before={"idempotent": sorted(held.idempotent)},
+        after={"idempotent": sorted(row.idempotent)},
     )
 
 
@@ -203,7 +219,9 @@ def _ended(state: State, slug: str) -> list[Row]:
 
 
 def _numbered(draft: ServerVersion, version: str) -> ServerVersion:
-    manifest = digest.manifest(draft.server, version, draft.endpoint, draft.transport, draft.era, draft.tools)
+    manifest = digest.manifest(
+        draft.server, version, draft.endpoint, draft.transport, draft.era, draft.tools, draft.auth
+    )
     return replace(draft, version=version, manifest_sha256=manifest)
 
 
@@ -222,6 +240,7 @@ def _published(version: ServerVersion) -> dict[str, Any]:
         "endpoint": version.endpoint,
         "transport": version.transport.value,
         "era": version.era.value,
+        **({"auth": digest.authorization(version.auth)} if version.auth is not None else {}),
     }
 
 

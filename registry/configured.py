@@ -6,8 +6,9 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mcpgw.config import HttpServer, RegistrySection, StdioServer
-from mcpgw.domain import Server, State, Transport
+from mcpgw.config import RegistrySection, StdioServer
+from mcpgw.domain import Server, State, Transport, UpstreamAuth
+from mcpgw.http_section import HttpServer
 from mcpgw.openapi_section import OpenApiServer
 from mcpgw.registry.changes import Change
 
@@ -25,6 +26,11 @@ def endpoints(section: RegistrySection) -> Mapping[str, Endpoint]:
         **{server.name: (Transport.OPENAPI, server.name) for server in section.openapi},
         **{server.name: (Transport.STDIO, server.name) for server in section.stdio},
     }
+
+
+def authorizations(section: RegistrySection) -> Mapping[str, UpstreamAuth]:
+    """Return how the gateway proves itself to configured servers, by their slugs, where that is part of a version."""
+    return {server.name: server.auth.auth for server in section.http if server.auth is not None}
 
 
 def synced(section: RegistrySection, state: State, now: float) -> Change:
@@ -47,6 +53,7 @@ def synced(section: RegistrySection, state: State, now: float) -> Change:
             title=entry.title or entry.name,
             tags=entry.tags,
             trust=entry.trust,
+            idempotent=frozenset(entry.idempotent),
             configured=True,
             removed_at=None,
         )

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from mcpgw.domain import Era, ToolPin, Transport
+from mcpgw.domain import Era, ToolPin, Transport, UpstreamAuth
 from mcpgw.errors import UpstreamFailed
 
 MAX_DEPTH = 128
@@ -82,10 +82,16 @@ def pins(live: Sequence[bytes]) -> dict[str, ToolPin]:
 
 
 def manifest(
-    server: str, version: str, endpoint: str, transport: Transport, era: Era, tools: Mapping[str, ToolPin]
+    server: str,
+    version: str,
+    endpoint: str,
+    transport: Transport,
+    era: Era,
+    tools: Mapping[str, ToolPin],
+    auth: UpstreamAuth | None = None,
 ) -> str:
     """Return the digest of a whole version; the order of its tools does not count."""
-    whole = {
+    whole: dict[str, Any] = {
         "endpoint": endpoint,
         "era": era.value,
         "server": server,
@@ -93,7 +99,16 @@ def manifest(
         "transport": transport.value,
         "version": version,
     }
+    if auth is not None:
+        whole["auth"] = authorization(auth)
     return sha256(canonical(whole))
+
+
+def authorization(auth: UpstreamAuth) -> dict[str, Any]:
+    """Return an authorization as JSON has it, without what says nothing. No secret stands in it, only references."""
+    said = {name: getattr(auth, name) for name in UpstreamAuth.__dataclass_fields__}
+    said |= {"mode": auth.mode.value, "scopes": list(auth.scopes), "headers": dict(auth.headers)}
+    return {name: value for name, value in said.items() if value}
 
 
 def _write(value: Any, out: list[str]) -> None:

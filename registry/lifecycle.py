@@ -25,10 +25,12 @@ Order = tuple[int, int, int, tuple[tuple[int, int, str], ...]]
 
 
 def check_server(server: Server) -> None:
-    """Raise InvalidParams unless slug, title, tags and trust are well formed."""
+    """Raise InvalidParams unless slug, title, tags, trust and marks are well formed."""
     check_names(server.slug, server.title)
     if not all(_LABEL.fullmatch(label) for label in (*server.tags, server.trust)):
         raise InvalidParams("tags and trust are 1 to 64 of A-Z, a-z, 0-9 and ._:/-", fix="for example: internal")
+    if len(server.idempotent) > 1000 or not all(0 < len(name) <= 128 for name in server.idempotent):
+        raise InvalidParams("idempotent tools are named as the server names them", fix="up to 1000 names, or *")
 
 
 def check_names(slug: str, title: str) -> None:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mcpgw.config import RegistrySection
-from mcpgw.domain import SYSTEM, Era, Principal, Server, ServerVersion, State, Transport, VersionStatus
+from mcpgw.domain import (
+    SYSTEM,
+    Era,
+    Principal,
+    Server,
+    ServerVersion,
+    State,
+    Transport,
+    UpstreamAuth,
+    VersionStatus,
+)
 from mcpgw.errors import Conflict, UpstreamFailed
 from mcpgw.ports import Clock, Store, Worlds
 from mcpgw.registry import changes, configured, digest, drift, lifecycle, view
 from mcpgw.registry.changes import Change
 from mcpgw.registry.committing import committed
 from mcpgw.registry.configured import Endpoint
+from mcpgw.upstream_auth_section import given_auth
 
 NOTES_PAGE = 1000
 # What a server that opens no session over HTTP+SSE answers to the attempt.
@@ -31,8 +42,9 @@ class Probe:
     tools: Sequence[bytes]
 
 
-Prober = Callable[[str, str, Transport], Awaitable[Probe]]
-"""Ask the server `slug` at an endpoint over a transport. Raises GatewayError when it does not answer as one."""
+Prober = Callable[[str, str, Transport, UpstreamAuth | None, str], Awaitable[Probe]]
+"""Ask the server `slug` at an endpoint over a transport, as it will be proven to, for whoever (`issuer|subject`)
+publishes it. Raises GatewayError when it does not answer as one."""
 
 
 class ServersService:
@@ -61,6 +73,7 @@ class ServersService:
         self._allow_endpoint = allow_endpoint
         self._section = section or RegistrySection()
         self._configured = configured.endpoints(self._section)
+        self._authorizations = configured.authorizations(self._section)
 
     async def sync_configured(self) -> int:
         """Register what the operator declares, and nothing that they declare no longer; return the epoch."""
@@ -75,10 +88,12 @@ class ServersService:
         title: str = "",
         tags: Sequence[str] = (),
         trust: str = "untrusted",
+        auth: Mapping[str, Any] | None = None,
     ) -> Document:
         """Register an HTTP server and publish what it offers now as a draft; one that does not answer is refused.
 
-        Raises InvalidParams, and what the probe raises.
+        `auth` is how the gateway proves itself to it (None: not at all). Raises InvalidParams, and what the probe
+        raises.
         """
         server = Server(
             slug=slug,
@@ -91,18 +106,33 @@ class ServersService:
         lifecycle.check_server(server)
         self._check_url(url)
         changes.check_free(await self._store.state(), slug)
-        draft = await self._draft(who, slug, (None, url))
+        proven = None if auth is None else given_auth(auth, url)
+        draft = await self._draft(who, slug, (None, url), proven)
         return await self._change(who, slug, lambda state: changes.added(state, server, draft))
 
-    async def publish(self, who: Principal, slug: str, version: str | None = None, url: str | None = None) -> Document:
+    async def mark(self, who: Principal, slug: str, idempotent: Collection[str]) -> Document:
+        """Say which tools' calls may be repeated when they fail ("*": all). Raises InvalidParams, NotFound, Conflict."""
+        return await self._change(who, slug, lambda state: changes.marked(state, slug, idempotent))
+
+    async def publish(
+        self,
+        who: Principal,
+        slug: str,
+        version: str | None = None,
+        url: str | None = None,
+        auth: Mapping[str, Any] | None = None,
+    ) -> Document:
         """Ask the server for its tools and pin them as a draft.
 
         `version` None: the next one, or the newest when that pins just the same. `url` None: where the configuration,
-        or else the newest version, has it. Raises InvalidParams, and what the probe raises.
+        or else the newest version, has it. `auth` None: as the configuration, or else the newest version has it for
+        that very URL. Raises InvalidParams, and what the probe raises.
         """
         if version is not None:
             lifecycle.order(version)
-        draft = await self._draft(who, slug, self._endpoint(await self._store.state(), slug, url))
+        state = await self._store.state()
+        endpoint = self._endpoint(state, slug, url)
+        draft = await self._draft(who, slug, endpoint, self._proven(state, slug, endpoint[1], auth))
         return await self._change(who, slug, lambda state: changes.published(state, draft, version))
 
     async def approve(self, who: Principal, slug: str, version: str, force: bool = False) -> Document:
@@ -189,10 +219,26 @@ class ServersService:
         self._check_url(place)
         return None, place
 
-    async def _draft(self, who: Principal, slug: str, endpoint: Endpoint) -> ServerVersion:
+    def _proven(self, state: State, slug: str, place: str, auth: Mapping[str, Any] | None) -> UpstreamAuth | None:
+        """Return how the gateway proves itself to the next version of a server, which is at `place`."""
+        if changes.server_of(state, slug).configured:
+            if auth is not None:
+                raise Conflict(f"the authorization of `{slug}` is the configuration's to say", fix="change it there")
+            return self._authorizations.get(slug)
+        if auth is not None:
+            return given_auth(auth, place)
+        last = lifecycle.newest(changes.versions_of(state, slug))
+        # What was written beside one URL goes to no other.
+        return last.auth if last is not None and last.endpoint == place else None
+
+    async def _draft(self, who: Principal, slug: str, endpoint: Endpoint, auth: UpstreamAuth | None) -> ServerVersion:
         """Return what the server offers as a draft without a number. Raises UpstreamFailed for tools without pins."""
         place = endpoint[1]
-        transport, probe = await self._found(slug, endpoint)
+
+        async def probe_over(transport: Transport) -> Probe:
+            return await self._probe(slug, place, transport, auth, who.selector)
+
+        transport, probe = await _found(endpoint[0], probe_over)
         return ServerVersion(
             server=slug,
             version="",
@@ -204,30 +250,15 @@ class ServersService:
             status=VersionStatus.DRAFT,
             published_by=who.selector,
             published_at=self._clock.time(),
+            auth=auth,
         )
-
-    async def _found(self, slug: str, endpoint: Endpoint) -> tuple[Transport, Probe]:
-        """Return how the server at an endpoint is spoken to, and what it offers."""
-        transport, place = endpoint
-        if transport is not None:
-            return transport, await self._probe(slug, place, transport)
-        try:
-            return Transport.HTTP, await self._probe(slug, place, Transport.HTTP)
-        except UpstreamFailed as refused:
-            # It takes no POST: 2025-11-25, basic/transports: "Backwards Compatibility".
-            if refused.data.get("cause") != "http_4xx":
-                raise
-            try:
-                return Transport.SSE, await self._probe(slug, place, Transport.SSE)
-            except UpstreamFailed as failure:
-                if failure.data.get("cause") in _NO_SESSION:
-                    raise refused from None
-                raise
 
     async def _release(self, who: Principal, version: ServerVersion) -> Document:
         live = {}
         if changes.quarantined(await self._store.state(), version):
-            probe = await self._probe(version.server, version.endpoint, version.transport)
+            probe = await self._probe(
+                version.server, version.endpoint, version.transport, version.auth, version.published_by
+            )
             live = digest.pins(probe.tools)
         now = self._clock.time()
         return await self._change(who, version.server, lambda s: changes.released(s, version, live, now))
@@ -251,3 +282,23 @@ class ServersService:
 
     async def _commit(self, who: Principal, change: Callable[[State], Change]) -> tuple[Change, int]:
         return await committed(self._store, self._clock, who, change)
+
+
+async def _found(
+    transport: Transport | None, probe: Callable[[Transport], Awaitable[Probe]]
+) -> tuple[Transport, Probe]:
+    """Return how a server is spoken to (None: as is found out now), and what it offers."""
+    if transport is not None:
+        return transport, await probe(transport)
+    try:
+        return Transport.HTTP, await probe(Transport.HTTP)
+    except UpstreamFailed as refused:
+        # It takes no POST: 2025-11-25, basic/transports: "Backwards Compatibility".
+        if refused.data.get("cause") != "http_4xx":
+            raise
+        try:
+            return Transport.SSE, await probe(Transport.SSE)
+        except UpstreamFailed as failure:
+            if failure.data.get("cause") in _NO_SESSION:
+                raise refused from None
+            raise

@@ -9,6 +9,7 @@ from mcpgw.domain import Server, ServerVersion, State, VersionStatus
 from mcpgw.registry import scan
 from mcpgw.registry.changes import quarantined, versions_of
 from mcpgw.registry.configured import Endpoint
+from mcpgw.registry.digest import authorization
 from mcpgw.registry.lifecycle import newest
 
 
@@ -26,6 +27,7 @@ def server(state: State, row: Server, configured: Endpoint | None) -> dict[str, 
         "title": row.title,
         "tags": list(row.tags),
         "trust": row.trust,
+        "idempotent": sorted(row.idempotent),
         "configured": row.configured,
         "transport": place[0].value if place and place[0] else None,
         "endpoint": place[1] if place else None,
@@ -52,6 +54,7 @@ def _version(version: ServerVersion) -> dict[str, Any]:
         "transport": version.transport.value,
         "endpoint": version.endpoint,
         "era": version.era.value,
+        "auth": None if version.auth is None else authorization(version.auth),
         "tools": [{"name": tool.name, "sha256": tool.sha256} for tool in version.tools.values()],
         "findings": findings(version),
         "published_at": version.published_at,

@@ -22,6 +22,7 @@ from mcpgw.cli.main import COMMANDS, app
 from mcpgw.config import ENV_PREFIX, Section, Settings
 from mcpgw.edge.admin_routes import OPERATIONS
 from mcpgw.errors import WIRE, GatewayError
+from tests import access
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -45,6 +46,7 @@ def documents() -> dict[Path, str]:
         "errors.md": errors(),
         "commands.md": commands(),
         "admin-api.md": admin_api(),
+        "access.md": who_may(),
     }
     return {REFERENCE / name: head(REFERENCE / name) + "\n".join(["", *lines]) for name, lines in pages.items()}
 
@@ -258,6 +260,29 @@ def admin_api() -> Iterator[str]:
         does = flat(operation.run.__doc__)
         rows.append((f"`{operation.method} {operation.path}`", f"`{operation.scope}`", ", ".join(taken), does))
     yield from table(("operation", "scope", "takes", "does"), rows)
+
+
+# Who may do what
+
+
+def who_may() -> Iterator[str]:
+    titles = (
+        ("Using tools and models", access.USING),
+        ("Administering", access.ADMINISTERING),
+        ("Coming in", access.ENTERING),
+    )
+    for title, rows in titles:
+        yield f"## {title}"
+        yield ""
+        cells = [
+            (
+                f"`{row.method} {row.path}`",
+                row.needs,
+                *(f"open ({row.open_status})" if got == access.OPEN else got for got in row.gets.values()),
+            )
+            for row in rows
+        ]
+        yield from table(("route", "needs", *access.CREDENTIALS), cells)
 
 
 def main() -> None:

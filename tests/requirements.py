@@ -26,12 +26,94 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     ),
     "budget:broad-except": Requirement("only the outermost places catch every exception", "contributing"),
     "store:records": Requirement("of all who take or replace a record of `auth`, one does", "issue 4"),
+    # Secrets at rest, and credentials towards upstreams
+    "vault:sealed": Requirement("tokens and secrets are sealed at rest, each with a key of its own", "issue 4"),
+    "vault:bound": Requirement("a ciphertext opens only in the record that it was sealed for", "issue 4"),
+    "vault:rotation": Requirement("the vault's key is rotated while calls go on", "issue 4"),
+    "vault:keys": Requirement("no start without the keys that secrets are sealed with", "issue 4"),
+    "registry:authorization": Requirement(
+        "how the gateway proves itself is published with a version, for its URL alone", "issue 4"
+    ),
+    "broker:dispatch": Requirement("a version's own mode decides what its server is sent, or nothing is", "issue 4"),
+    "broker:static": Requirement("secret headers come by reference, and follow a change of the secret", "issue 4"),
+    "broker:client-credentials": Requirement("the gateway's own token is for the very server", "RFC 6749 §4.4, 8707"),
+    "broker:exchange": Requirement("each caller's token is had for what stands for them", "RFC 8693, ID-JAG"),
+    "broker:assertion": Requirement("a short-lived JWT of ours says who calls, for one audience", "issue 4"),
+    "broker:at-hand": Requirement("a live token costs no waiting; of all workers one asks for a new one", "issue 4"),
+    "broker:refused": Requirement("a refused credential is not sent again, and no call is repeated", "issue 4"),
+    "broker:own-credential": Requirement("nobody ever gets the credential of another", "issue 4, MCP authorization"),
+    "broker:never-inbound": Requirement("nothing that a caller showed reaches a server", "security: token passthrough"),
+    "broker:endings": Requirement("tokens go with their holder, their server and its authorization", "issue 4"),
+    "broker:sealed": Requirement("no token or secret towards an upstream is in a file in clear", "issue 4"),
+    # What people see of our authorization server, and who they are
+    "front:redirect-uris": Requirement(
+        "an answer goes to the very URI that was registered; on loopback to any port of it", "RFC 8252, OAuth 2.1 2.3.1"
+    ),
+    "front:passwords": Requirement("passwords are Argon2id hashes, made and checked a few at a time", "issue 4: 2"),
+    "front:unknown-user": Requirement(
+        "nobody learns whether a user exists: one answer, after one span of time", "issue 4: bad input"
+    ),
+    "front:backoff": Requirement("who guesses at a password waits, alone", "security 1.2 #32"),
+    "front:sessions": Requirement(
+        "a session is a random cookie that ends at once with its account, its team or a revocation", "issue 4: 4"
+    ),
+    "front:csrf": Requirement(
+        "a form counts once, from our own page, in the browser that it was made for", "mcp 4: confused deputy"
+    ),
+    "front:documents": Requirement(
+        "a client that is a URL is what the document there says, if it says that URL itself", "draft CIMD, mcp 3"
+    ),
+    "front:document-cache": Requirement(
+        "documents are kept by the rules of HTTP within bounds, and fetched so often at most", "RFC 9111, security 1.2"
+    ),
+    "front:clients": Requirement("a revoked or killed client is nobody, be it a row or a document", "issue 4: 6"),
+    "front:registration": Requirement(
+        "a client that registers itself may do nothing until a user agrees; off unless configured", "RFC 7591"
+    ),
+    "front:registration-errors": Requirement("bad metadata are refused with the RFC's own error", "RFC 7591 3.2.2"),
+    "front:registration-management": Requirement(
+        "a client manages its own registration with its own token, and no other", "RFC 7592"
+    ),
+    "front:registration-bounds": Requirement("registrations are bounded, in all and in time", "security 1.2"),
+    "front:provider": Requirement(
+        "whom an OpenID provider names has an account here, as its claims say now", "OpenID Connect Core"
+    ),
+    "front:provider-lies": Requirement(
+        "metadata and ID tokens of a provider that are not so sign nobody in", "OpenID Connect Core 3.1.3.7, RFC 8725"
+    ),
+    "front:provider-state": Requirement(
+        "a provider's answer counts once, in the browser that asked, from the provider that was asked",
+        "RFC 9700, RFC 9207",
+    ),
+    "front:sign-in": Requirement("a user signs in, reads what is asked, and allows it or not", "issue 4: 2"),
+    "front:session-fixation": Requirement("a sign-in always begins a new session", "OWASP ASVS 3.2"),
+    "front:consent": Requirement(
+        "consent is remembered for one client, redirect URI, resource and set of scopes; never for who knows whom",
+        "mcp 4: confused deputy, RFC 8252 8.6",
+    ),
+    "front:consent-page": Requirement(
+        "the consent page names client, host, scopes and servers, warns, and shows hostile names as text", "issue 4: 2"
+    ),
+    "front:prompt": Requirement(
+        "a client may ask for no question, or for one more", "OpenID Connect Core 3.1.2.1"
+    ),
+    "front:headers": Requirement("no page of ours is framed, kept, scripted or told about", "mcp 4, RFC 9700 4.16"),
+    "front:redirects": Requirement(
+        "nobody is sent to a URI that is not registered, and no page repeats what a stranger wrote", "RFC 9700 4.11"
+    ),
+    "front:console": Requirement("a user sees who they are, ends what they allowed, and signs out", "issue 4: 4"),
+    "front:admin-session": Requirement(
+        "the admin API takes a session from our own pages alone, with the roles of now", "issue 4: 4"
+    ),
     # Fault isolation
     "health:ejection": Requirement(
         "an upstream that has stopped answering is left alone, at no cost to others", "security: R1"
     ),
     "health:recovery": Requirement("the gateway finds out by itself that an upstream answers again", "security: R1"),
     "faults:hung-upstream": Requirement("a hung upstream costs its own callers only, and recovers", "security: R1"),
+    "retries:marked": Requirement("only what an administrator has marked is repeated, as calls of their own", "issue 3"),
+    "retries:budget": Requirement("repetitions are few, whatever fails", "issue 3"),
+    "retries:first-byte": Requirement("nothing is repeated after a part of its answer has left", "issue 3"),
     "faults:slow-clients": Requirement("a thousand slow clients cost the others nothing", "security: R12"),
     "faults:cancelled-calls": Requirement("nothing is left of a cancelled call", "security: R13"),
     "faults:rubbish": Requirement("no input makes a 5xx or ends a worker", "security: R15"),
@@ -198,12 +280,65 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "auth:grant": Requirement("the client-credentials grant issues tokens for one resource", "RFC 6749 4.4, RFC 8707"),
     "auth:grant-errors": Requirement("the token endpoint's errors are the standard's", "RFC 6749 5.2"),
     "auth:grant-backoff": Requirement("guessing at secrets is slowed down, for the guesser alone", "security 1.2 #32"),
+    # Our authorization server
+    "as:code": Requirement("a code becomes tokens for one user, client and endpoint", "OAuth 2.1 4.1, RFC 8707"),
+    "as:code-once": Requirement("a code that comes twice ends its grant with every token", "OAuth 2.1 4.1.3"),
+    "as:code-bound": Requirement(
+        "a code is good with its client, redirect_uri, verifier and resource, and presented once", "RFC 9700 2.1.1"
+    ),
+    "as:refresh": Requirement("a refresh token is used once, narrows scopes, and has an end", "OAuth 2.1 4.3"),
+    "as:refresh-reuse": Requirement("a refresh token that comes back ends its family", "RFC 9700 4.14.2"),
+    "as:grant-ends": Requirement("what ends a user, a client or a grant ends its tokens at once", "issue 4: 6"),
+    "as:authorize": Requirement(
+        "a bad authorization request is a page or a redirect, never one to a place nobody registered", "RFC 6749 4.1.2.1"
+    ),
+    "as:iss": Requirement("answers to authorization requests name the issuer", "RFC 9207"),
+    "as:admin-scopes": Requirement("no client gives itself an administrator's scopes", "security 1.2 #27"),
+    "as:par": Requirement("a pushed request is checked when it is pushed, and is what is asked", "RFC 9126"),
+    "as:client-authentication": Requirement(
+        "a client proves itself by the one method that it is registered with", "RFC 6749 2.3, RFC 7591 2"
+    ),
+    "as:client-assertion": Requirement("an assertion of a client counts once, here, and not for long", "RFC 7523 2.2"),
+    "as:exchange": Requirement("an exchanged token says who acts for whom, and never allows more", "RFC 8693"),
+    "as:id-jag": Requirement("an identity provider's grant counts once, for its client and resource", "MCP: ID-JAG"),
+    "as:revocation": Requirement("a client gives its own tokens back, in all workers at once", "RFC 7009"),
+    "as:introspection": Requirement("only those who may know learn anything of a token", "RFC 7662"),
+    "as:metadata": Requirement("the authorization server says what it does, and no more", "RFC 8414"),
+    "as:key-rotation": Requirement("a new key signs at once, old ones verify until their tokens expire", "issue 4: 2"),
+    "as:cors": Requirement("web pages of listed origins may ask, without cookies", "MCP: authorization"),
+    "as:audit": Requirement("each token and each refusal is one record, without a secret", "issue 4: bad input"),
+    "as:workers": Requirement("what one worker gives out, another takes, once", "issue 4: 6"),
+    "as:sweep": Requirement("what has expired goes away by itself", "architecture: bounded"),
     "auth:key-life": Requirement("keys are created, rotated and revoked", "contract: commands"),
     "auth:no-escalation": Requirement("nobody grants more than they hold", "security 1.2 #27"),
     "auth:last-admin": Requirement("the last key that administers keys cannot be ended", "security 1.2 #27"),
     "auth:broker": Requirement(
         "upstreams get the operator's credentials only, at the URL they were written for", "security 1.2 #7"
     ),
+    # Principals and their credentials
+    "principals:accounts": Requirement("accounts of users and agents are made, shown and changed", "issue 4: 4"),
+    "principals:teams": Requirement("teams are described, changed and ended", "issue 4: 4"),
+    "principals:roles": Requirement("roles of the operator's own carry what they say, in one table", "issue 4: 4"),
+    "principals:roles-of-account": Requirement(
+        "a credential holds no more than its account, and is an agent's or an administrator's", "issue 4: 4"
+    ),
+    "principals:tokens": Requirement("a user's token makes the principal of their account as it is now", "issue 4: 6"),
+    "principals:brokered": Requirement("who signs in elsewhere has one account, which follows them", "issue 4: 2"),
+    "principals:escalation": Requirement("nobody makes or changes an account that may more", "security 1.2 #27"),
+    "principals:last-admin": Requirement("the last administrator cannot be ended, whatever they are", "issue 4: 4"),
+    "principals:deactivation": Requirement(
+        "a deactivated account or team has lost keys, tokens, grants and sessions for good", "issue 4: 4"
+    ),
+    "principals:cut": Requirement(
+        "running calls and silent streams of what is revoked are cut in every worker before the answer", "issue 4: 6"
+    ),
+    "principals:actors": Requirement("who acts for another is killed, and ends, like the other", "issue 4: 6"),
+    "principals:clients": Requirement("a client's terms fit together, or it is refused", "issue 4: 4"),
+    "keys:scopes": Requirement("a key holds no scope that its roles do not carry", "issue 4: 4"),
+    "keys:servers": Requirement("to a key for certain servers the others do not exist", "issue 4: 4"),
+    "keys:limits": Requirement("a key has its own limits of calls", "issue 4: 4"),
+    "keys:overlap": Requirement("a rotated key lives on for as long as it was told, and no longer", "issue 4: 4"),
+    "keys:references": Requirement("a key is for a team and a subject that are there", "issue 4: 4"),
     # The store
     "store:epoch": Requirement("no epoch is lost, also across processes", "architecture: World"),
     "store:whole": Requirement("what was committed is what is read", "ports: Store"),
@@ -300,6 +435,34 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "gate:first-write": Requirement(
         "the gate runs in the callback of the first write; when it raises, no byte was sent", "architecture: the gate"
     ),
+    # Tokens of other issuers
+    "issuer:admitted": Requirement("a token of a configured issuer counts, in any algorithm allowed for it", "RFC 9068"),
+    "issuer:metadata": Requirement("metadata that name another issuer name nobody's keys", "RFC 8414 3.3"),
+    "issuer:keys": Requirement("keys are fetched once, kept as HTTP says, and are for what they say", "issue 4: 1"),
+    "issuer:outage": Requirement("an issuer that is away costs its tokens little, and lets none through for long", "R8"),
+    "issuer:mapping": Requirement("scopes, roles, team and agents come from claims as configured", "issue 4: 1"),
+    "issuer:required": Requirement("a token lacks none of the claims that the operator asks for", "issue 4: 1"),
+    "issuer:audience": Requirement("every audience of a token is an endpoint of ours", "RFC 8707"),
+    "issuer:world": Requirement("accounts and revocations count for tokens of others too, on each call", "issue 4: 6"),
+    "issuer:opaque": Requirement("an opaque token counts for the stated time at most after it was revoked", "RFC 7662"),
+    "issuer:config": Requirement("an issuer that cannot be trusted is refused at the start", "issue 4: 1"),
+    "issuer:no-secrets": Requirement("no refusal shows a claim's value or a part of a token", "style: errors"),
+    "token:actors": Requirement("who acts for whom is told nearest first, and bounded", "RFC 8693 4.1"),
+    "token:streams": Requirement("a stream ends with its token, and when its issuer revokes it", "issue 4: 6"),
+    "issuer:scopes": Requirement("who lacks a scope is told all that it takes, and where to get it", "RFC 9728"),
+    "token:table": Requirement("every bad token is refused with the right code, and recorded once", "security: 8"),
+    "token:hot": Requirement("a token that is known waits for nothing", "issue 4: bench"),
+    # What others name, fetched
+    "fetch:denied": Requirement("no URL leads the fetcher to what is not public, however it is written", "security: 10"),
+    "fetch:allowed": Requirement("a public host is asked at the very address that was vetted", "security: 11"),
+    "fetch:rebinding": Requirement("a name is resolved once for each connection, and all answers count", "security: 11"),
+    "fetch:tls": Requirement("a host proves its name, whatever address it has", "security: 11"),
+    "fetch:plain": Requirement("http goes to networks that the operator lists and to no others", "issue 4: 5"),
+    "fetch:answer": Requirement("an answer is read in one way only, however it is framed", "RFC 9112"),
+    "fetch:bounded": Requirement("an answer is bounded in bytes, sent and inflated, in time and in type", "issue 4: 5"),
+    "fetch:request": Requirement("a request holds what was asked for, and nothing of the environment", "issue 4: 5"),
+    "fetch:redirects": Requirement("a redirect is followed only where asked for, and vetted like a URL", "security: 10"),
+    "fetch:no-secrets": Requirement("no error of the fetcher shows more of a URL than its host", "style: errors"),
     "addresses:table": Requirement("private, special and disguised addresses are told from public ones", "security 0"),
     "sse:split": Requirement("the same events come out however the bytes are cut, and no byte is lost", "HTML 9.2.6"),
     "sse:cap": Requirement("an event is bounded, and read in linear time", "security R3"),
@@ -470,6 +633,10 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "stdio:listening": Requirement(
         "log messages, updates and changed lists of an own process reach its client", "issue 3: 2"
     ),
+    "stdio:across": Requirement(
+        "a client of the handshake era in front of a process of 2026-07-28 is asked, told and obeyed", "mcp 2.3"
+    ),
+    "stdio:tasks": Requirement("a process makes tasks for those who know them, under sealed ids", "SEP-2663"),
     "stdio:held": Requirement("a modern client is asked by its answer, and a retry goes on with the call", "mcp 2.3"),
     "stdio:input-required": Requirement("requests for input pass through, with their state", "mcp 1.7"),
     "stdio:bounded": Requirement("processes are bounded in number and ended when idle", "issue 3: 4"),
@@ -890,6 +1057,65 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "openai:errors": Requirement("errors are those the openai SDK knows", "contract: refused calls"),
     "openai:kill": Requirement("a kill by model or provider ends a running stream with an error", "issue 2: 8"),
     "openai:cut": Requirement("a stream that is cut is never taken for complete", "architecture: streams"),
+    # Tokens of other issuers, and people who sign in
+    "issuers:jwt": Requirement(
+        "a token of a configured issuer opens what it is for; of another issuer, or for another place, nothing",
+        "issue 4: 1",
+    ),
+    "issuers:claims": Requirement("team, roles and kind of a caller are what its issuer's claims say", "issue 4: 1"),
+    "issuers:rotation": Requirement("calls go on while an issuer rotates its keys", "issue 4: 1"),
+    "issuers:opaque": Requirement(
+        "an opaque token is asked about, and is refused within the cache time once its issuer has revoked it",
+        "contract: promises",
+    ),
+    "issuers:revoked-here": Requirement("who is revoked here is refused, whoever issued the token", "issue 4: 6"),
+    "oauth:browser": Requirement(
+        "the SDK's client and mcp-remote complete the code flow, once their user has allowed them in a browser",
+        "issue 4: how we will know",
+    ),
+    "oauth:consent": Requirement("who is asked sees who asks for what, and is heard", "issue 4: 2"),
+    "oauth:revoked-grant": Requirement("an authorization that is revoked ends with the next call", "issue 4: 6"),
+    "oauth:provider": Requirement(
+        "people sign in at an OpenID provider, and are here who it says, as far as the rules let them in", "issue 4: 2"
+    ),
+    "secrets:canaries": Requirement(
+        "no secret that a gateway is given or gives out stands in its database, logs, pages or admin API",
+        "issue 4: how we will know",
+    ),
+    "spec:authorization": Requirement(
+        "the conformance suite's scenarios for authorization servers pass", "issue 4: how we will know"
+    ),
     "routes:authentication": Requirement("every route asks for a credential, except those listed", "security 1.1"),
+    "routes:matrix": Requirement("who may do what is a page, and the gateway answers as it says", "issue 4"),
     "routes:roles": Requirement("every administrator's route answers exactly its roles", "security 1.2 #27"),
+    # Each user's own credential towards upstreams
+    "connect:conformance": Requirement(
+        "the gateway passes the required client scenarios of 2026-07-28 about authorization", "issue 4: how we will know"
+    ),
+    "connect:discovery": Requirement(
+        "metadata counts only where its resource is the server and its issuer the one that was asked for",
+        "mcp 3: client, RFC 9728 §3.3, RFC 8414 §3.3",
+    ),
+    "connect:registration": Requirement(
+        "the gateway is whom it registered as, by issuer: before, by its document, or there and then", "mcp 3: client"
+    ),
+    "connect:consent": Requirement(
+        "a user agrees in a browser, signed in as the one who called, by a button, once", "security: 12, mcp 4"
+    ),
+    "connect:mix-up": Requirement("an answer of another issuer than the one asked is not used", "RFC 9207 §2.4"),
+    "connect:asked": Requirement(
+        "a caller is asked in the way of their client, and the call goes on after they agreed", "issue 4: 3"
+    ),
+    "connect:retry": Requirement(
+        "the state of an unsent call is its caller's, for that call, for minutes, and goes no further", "mcp 1.7"
+    ),
+    "connect:own-token": Requirement("no user's call ever bears another's token", "issue 4: how we will know"),
+    "connect:refresh": Requirement(
+        "a refresh token is used once by all workers together, and its successor is kept first", "issue 4: 3"
+    ),
+    "connect:step-up": Requirement(
+        "a server that wants more scopes has the user asked for all of them together, and not without end", "mcp 3"
+    ),
+    "connect:lists": Requirement("a server that waits for consent costs a list its own items only", "issue 4: 3"),
+    "connect:disconnect": Requirement("whoever disconnects a server has no token there any more", "issue 4: 3"),
 }

@@ -49,6 +49,7 @@ BREACHES = [
     ("mcpgw/domain/action.py", "import pydantic"),
     ("mcpgw/ports.py", "import mcpgw.config"),
     ("mcpgw/errors.py", "import mcpgw.judge"),
+    ("mcpgw/addresses.py", "import mcpgw.upstream.own"),
     ("mcpgw/audit/journal.py", "import mcpgw.store.sql"),
     ("mcpgw/edge/guard.py", "import sqlalchemy"),
     ("mcpgw/upstream/router.py", "import authlib"),

@@ -233,6 +233,27 @@ async def test_a_call_is_on_the_board_as_long_as_it_lasts(machine: Machine) -> N
     call.cut(Cancelled("too late"))
 
 
+@pytest.mark.requirement("principals:cut")
+async def test_calls_whose_credential_counts_no_more_are_cut_where_they_wait_and_no_others(machine: Machine) -> None:
+    revoked = Unauthenticated("revoked")
+
+    async def run(action_id: str, subject: str) -> None:
+        with machine.board.enter(agent(subject), action(id=action_id)):
+            waiting.release()
+            await asyncio.Event().wait()
+
+    waiting = asyncio.Semaphore(0)
+    tasks = [asyncio.create_task(run(f"a{n}", subject)) for n, subject in enumerate(("ada", "bob", "ada"))]
+    for _ in tasks:
+        await waiting.acquire()
+    machine.board.cut_ended(lambda who: revoked if who.subject == "ada" else None)
+    ended = await asyncio.gather(tasks[0], tasks[2], return_exceptions=True)
+    assert ended == [revoked, revoked]
+    assert list(machine.board.calls) == ["a1"]
+    tasks[1].cancel()
+    await asyncio.gather(tasks[1], return_exceptions=True)
+
+
 # What a switch names
 
 

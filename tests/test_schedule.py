@@ -46,6 +46,7 @@ from mcpgw.domain import (
 from mcpgw.errors import GatewayError, InvalidParams, Unauthenticated
 from mcpgw.pipeline import Gateway
 from mcpgw.ports import Gate, Identities, Question, World
+from mcpgw.retries import Retries
 from mcpgw.running import Board
 
 CALLS = 4
@@ -165,6 +166,9 @@ class Machine:
     async def credential_for(self, judged: Judged) -> Mapping[str, str]:
         await self.point()
         return {}
+
+    async def refused(self, judged: Judged, credential: Mapping[str, str], challenge: str) -> None:
+        """There is no other."""
 
     # ports.Journal, Upstream, Clock
     def entry(self, action: Action, world: World) -> Written:
@@ -327,6 +331,7 @@ def gateway_of(machine: Machine) -> Gateway:
         meter=machine,
         broker=machine,
         upstream=machine,
+        retries=Retries(machine),
         review=lambda parts, decide: parts,
         clock=machine,
     )

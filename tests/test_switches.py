@@ -31,7 +31,7 @@ def selected(scope: str, selector: str, who: Principal, call: Action, version: s
         "server": {server},
         "version": {f"{server}@{version}"} if server and version else set(),
         "tool": {f"{server}/{call.name}"} if server and call.name else set(),
-        "principal": {f"{who.issuer}|{who.subject}"},
+        "principal": {f"{who.issuer}|{who.subject}", *who.actors},
         "client": {who.client_id},
         "team": {who.team},
         "key": {who.credential},
@@ -67,6 +67,7 @@ def any_principal(dice: random.Random) -> Principal:
         client_id=dice.choice(WORDS),
         team=dice.choice([None, *WORDS]),
         credential=dice.choice([None, *WORDS]),
+        actors=tuple(f"{dice.choice(ISSUERS)}|{dice.choice(SUBJECTS)}" for _ in range(dice.choice([0, 0, 1, 2]))),
     )
 
 
@@ -113,6 +114,14 @@ def test_ten_thousand_random_switches_and_calls_agree_with_the_model() -> None:
             assert forbidden([found], who, call, version, hard)
         matched += expected
     assert PAIRS / 5 < matched < PAIRS * 4 / 5
+
+
+@pytest.mark.requirement("principals:actors", "kill:algebra")
+def test_a_switch_on_a_principal_stops_those_too_on_whose_behalf_it_acts() -> None:
+    who = agent("ada", actors=("mcpgw|bot", "https://id.example|first"))
+    for selector, stopped in (("mcpgw|bot", True), ("https://id.example|first", True), ("mcpgw|ada", False)):
+        found = Switches([switch(Scope.PRINCIPAL, selector)]).match(who, Target.of(action(), "1.0.0"))
+        assert (found is not None) == stopped
 
 
 @pytest.mark.requirement("kill:algebra")

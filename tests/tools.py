@@ -27,6 +27,8 @@ NPM: Mapping[str, Versions] = {
         "@modelcontextprotocol/server-filesystem": "2026.8.31",
         "@modelcontextprotocol/server-memory": "2026.8.31",
     },
+    # A whole OpenID provider and OAuth authorization server, certified by the OpenID foundation; MIT.
+    "provider": {"oidc-provider": "9.13.3"},
     # Documents of real APIs: Swagger's pet store (Apache-2.0), the USPTO's data sets, STAPI and others; MIT as a whole.
     "documents": {"@readme/oas-examples": "8.2.2"},
     "clients": {

@@ -1,161 +1,96 @@
-"""The token endpoint: the client-credentials grant (RFC 6749 §4.4) with resource indicators (RFC 8707).
+"""The token endpoint (RFC 6749 §3.2): who asks, by which grant, and the answer with its record.
 
-Written on joserfc alone, without Authlib's server framework: docs/adr/0006-authorization-server.md says why.
+Written on joserfc, without Authlib's server framework: docs/adr/0006-authorization-server.md says why.
 """
 
 from __future__ import annotations
 
-import base64
-import hmac
-import math
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl, unquote_plus
 
 from mcpgw.auth.access_tokens import AccessTokens
-from mcpgw.auth.endpoints import MCP, Endpoints, scopes_at
-from mcpgw.auth.keys import digest
-from mcpgw.auth.scopes import scopes_of
-from mcpgw.auth.server.backoff import Backoff
-from mcpgw.domain import OAuthClient
-from mcpgw.ports import Clock, Worlds
+from mcpgw.auth.server.asked import form_of, needed
+from mcpgw.auth.server.client_authentication import ClientAuthentication
+from mcpgw.auth.server.granting import Granted, GrantType
+from mcpgw.auth.server.refusals import NO_STORE, Answer, Refused, unavailable
+from mcpgw.domain import Asked, OAuthClient
+from mcpgw.errors import GatewayError
+from mcpgw.ports import AuthLog, Clock
 
-Answer = tuple[int, Mapping[str, str], Mapping[str, Any]]
-"""Status, header fields, JSON object."""
-
-_NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}  # RFC 6749 §5.1
-_MAX_FIELDS = 16
-_MAX_CLIENT_ID = 128
-# Compared in place of a client that does not exist, so that it costs the same time.
-_NOBODY = OAuthClient(client_id="", digest="0" * 64, subject="", roles=frozenset(), created_by="", created_at=0.0)
-
-
-class _Refused(Exception):
-    """An error answer of RFC 6749 §5.2. `description` never repeats what was sent."""
-
-    def __init__(
-        self, error: str, description: str, status: int = 400, headers: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(error)
-        self.answer: Answer = (
-            status,
-            {**_NO_STORE, **(headers or {})},
-            {"error": error, "error_description": description},
-        )
+EVENT = "token"
 
 
 class TokenEndpoint:
-    """Answers token requests from what the current world knows of clients."""
+    """Answers token requests. `grants` are the grant types that there are, by name."""
 
     def __init__(
         self,
         *,
+        authentication: ClientAuthentication,
+        grants: Mapping[str, GrantType],
         tokens: AccessTokens,
-        endpoints: Endpoints,
-        worlds: Worlds,
-        pepper: bytes,
-        ttl_s: int,
+        log: AuthLog,
         clock: Clock,
     ) -> None:
+        self._authentication = authentication
+        self._grants = grants
         self._tokens = tokens
-        self._endpoints = endpoints
-        self._worlds = worlds
-        self._pepper = pepper
-        self._ttl_s = ttl_s
+        self._log = log
         self._clock = clock
-        self._backoff = Backoff(clock)
 
-    def respond(
-        self, *, authorization: str | None, content_type: str | None, body: bytes, source: str | None
-    ) -> Answer:
-        """Return the answer to one POST. `source` is the address that it came from."""
+    async def respond(self, asked: Asked) -> Answer:
+        """Return the answer to one POST, which is in the log already."""
+        seen: dict[str, str] = {}
         try:
-            form = _form(content_type, body)
-            client_id, secret = _credentials(authorization, form)
-            client = self._authenticated(client_id, secret, source)
-            return 200, _NO_STORE, self._grant(client, form)
-        except _Refused as refusal:
-            return refusal.answer
+            return 200, NO_STORE, await self._issued(asked, seen)
+        except Refused as refusal:
+            return await self._refused(asked, seen, refusal)
+        except GatewayError as error:
+            return await self._refused(asked, seen, unavailable(error))
 
-    def _authenticated(self, client_id: str, secret: str, source: str | None) -> OAuthClient:
-        world = self._worlds.current
-        if world.unavailable is not None:
-            raise _Refused("temporarily_unavailable", "the gateway cannot answer now", 503, {"Retry-After": "1"})
-        who = client_id, source
-        wait_s = self._backoff.wait_s(who)
-        if wait_s:
-            pause = {"Retry-After": str(math.ceil(wait_s))}
-            raise _Refused("temporarily_unavailable", "too many failures: wait before the next try", 429, pause)
-        client = world.identities.clients.get(client_id, _NOBODY)
-        matches = hmac.compare_digest(digest(self._pepper, secret), client.digest)
-        if not matches or client is _NOBODY or client.revoked_at is not None:
-            self._backoff.failed(who)
-            raise _unknown_client("unknown client, wrong secret, or revoked")
-        self._backoff.succeeded(who)
-        return client
+    async def _issued(self, asked: Asked, seen: dict[str, str]) -> Mapping[str, Any]:
+        form = form_of(asked)
+        seen["client_id"] = form.get("client_id", "")
+        client = await self._authentication.client_of(asked, form)
+        seen["client_id"] = client.client_id
+        name = needed(form, "grant_type")
+        grant = self._grants.get(name)
+        if grant is None:
+            raise Refused("unsupported_grant_type", f"the grants here are: {', '.join(sorted(self._grants))}")
+        seen["grant_type"] = name
+        if name not in client.grants:
+            raise Refused("unauthorized_client", "the client is not registered for this grant")
+        granted = await grant.grant(client, form)
+        await self._record(asked, client, name, granted)
+        token = granted.token
+        answer: dict[str, Any] = {
+            "access_token": self._tokens.issue(token, self._clock.time()),
+            "token_type": "Bearer",
+            "expires_in": token.ttl_s,
+            "scope": token.scope,
+            **granted.members,
+        }
+        if granted.refresh_token is not None:
+            answer["refresh_token"] = granted.refresh_token
+        return answer
 
-    def _grant(self, client: OAuthClient, form: Mapping[str, str]) -> Mapping[str, Any]:
-        if "grant_type" not in form:
-            raise _Refused("invalid_request", "grant_type is missing")
-        if form["grant_type"] != "client_credentials":
-            raise _Refused("unsupported_grant_type", "the only grant here is client_credentials")
-        endpoint = self._endpoints.path_of(form.get("resource") or self._endpoints.url(MCP))
-        if endpoint is None:
-            raise _Refused("invalid_target", "resource is not an endpoint of this gateway")  # RFC 8707 §2
-        granted = scopes_of(client.roles) & scopes_at(endpoint)
-        if "scope" in form:
-            granted &= frozenset(form["scope"].split())
-        if not granted:
-            raise _Refused("invalid_scope", "the client holds none of these scopes for this resource")
-        scope = " ".join(sorted(granted))
-        token = self._tokens.issue(
-            client, endpoint, scope, jti=self._clock.new_id(), now=self._clock.time(), ttl_s=self._ttl_s
+    async def _record(self, asked: Asked, client: OAuthClient, name: str, granted: Granted) -> None:
+        token = granted.token
+        detail = {
+            "grant_type": name,
+            "token": token.jti,
+            "resource": token.endpoint,
+            "scope": token.scope,
+            **granted.detail,
+        }
+        await self._log.record(
+            EVENT, principal=granted.principal, client_id=client.client_id, source=asked.source, detail=detail
         )
-        return {"access_token": token, "token_type": "Bearer", "expires_in": self._ttl_s, "scope": scope}
 
-
-def _form(content_type: str | None, body: bytes) -> dict[str, str]:
-    """Return the parameters that have a value; one without counts as left out (RFC 6749 §3.2)."""
-    if (content_type or "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
-        raise _Refused("invalid_request", "send application/x-www-form-urlencoded")
-    try:
-        fields = parse_qsl(body.decode("ascii"), max_num_fields=_MAX_FIELDS, errors="strict")
-    except ValueError:
-        raise _Refused("invalid_request", "the form cannot be read") from None
-    form = dict(fields)
-    if len(form) != len(fields):
-        raise _Refused("invalid_request", "a parameter is there twice")
-    return form
-
-
-def _credentials(authorization: str | None, form: Mapping[str, str]) -> tuple[str, str]:
-    """Return (client id, secret) of client_secret_basic or client_secret_post, never of both (RFC 6749 §2.3)."""
-    if authorization is None:
-        client_id, secret = form.get("client_id", ""), form.get("client_secret", "")
-    elif "client_secret" in form:
-        raise _Refused("invalid_request", "the client authenticates in two ways at once")
-    else:
-        client_id, secret = _basic(authorization)
-        if form.get("client_id", client_id) != client_id:
-            raise _Refused("invalid_request", "client_id is not the client that authenticates")
-    if not client_id or not secret or len(client_id) > _MAX_CLIENT_ID:
-        raise _unknown_client("the client must authenticate with its id and secret")
-    return client_id, secret
-
-
-def _basic(authorization: str) -> tuple[str, str]:
-    scheme, _, encoded = authorization.partition(" ")
-    try:
-        if scheme.lower() != "basic":
-            raise ValueError
-        client_id, colon, secret = base64.b64decode(encoded.strip(), validate=True).decode("ascii").partition(":")
-        if not colon:
-            raise ValueError
-        # Both are form-encoded before they are joined: RFC 6749 §2.3.1.
-        return unquote_plus(client_id, errors="strict"), unquote_plus(secret, errors="strict")
-    except ValueError:
-        raise _unknown_client("the Authorization header is not HTTP Basic as RFC 6749 has it") from None
-
-
-def _unknown_client(description: str) -> _Refused:
-    return _Refused("invalid_client", description, 401, {"WWW-Authenticate": 'Basic realm="mcpgw"'})
+    async def _refused(self, asked: Asked, seen: Mapping[str, str], refusal: Refused) -> Answer:
+        detail = {"reason": refusal.reason}
+        if "grant_type" in seen:
+            detail["grant_type"] = seen["grant_type"]
+        client_id = seen.get("client_id") or None
+        await self._log.record(EVENT, refusal.error, client_id=client_id, source=asked.source, detail=detail)
+        return refusal.answer

@@ -97,6 +97,19 @@ class SlotJournal:
         self._shed_second = self._now()
         return None
 
+    async def noted(self, line: Line) -> Receipt:
+        """Write a record that belongs to no call. Raises Unavailable: what it tells of must not happen then."""
+        try:
+            self.slot.make_room()
+            receipt = self.slot.append(line)
+            if self.group is not None:
+                await self.group.wait()
+        except OSError as error:
+            raise Unavailable(
+                f"a record could not be written: {error.strerror}", fix="look at the gateway's audit directory"
+            ) from error
+        return receipt
+
     def _now(self) -> int:
         return int(self.clock.monotonic())
 

@@ -89,6 +89,7 @@ class KillProof:
         if line.route not in set(Route):
             return "is an intent without a known route"
         issuer, _, subject = (line.principal or "").partition("|")
+        actors = (line.facts or {}).get("actors")
         who = Principal(
             issuer=issuer,
             subject=subject,
@@ -96,6 +97,7 @@ class KillProof:
             kind=Kind.AGENT,
             team=line.team,
             credential=line.credential,
+            actors=tuple(map(str, actors)) if isinstance(actors, list) else (),
         )
         target = Target(Route(line.route), line.server, line.version, line.name)
         if self._switches.match(who, target) is None:

@@ -40,6 +40,7 @@ def announce(order: Mapping[str, Any]) -> None:
         "console_url": f"{base_url}/console/",
         "agent_key": order["agent_key"],
         "admin_key": order["admin_key"],
+        "sign_in": order["sign_in"],
         "server": server,
         "commands": order["commands"],
     }
@@ -80,7 +81,9 @@ def _tell(document: Mapping[str, Any], kept: Path, *, first: bool) -> None:
     """Print it for people. The commands stand on lines of their own, without a frame, so that they can be copied."""
     lines = [f"MCP      {document['mcp_url']}", f"Console  {document['console_url']}"]
     if first:
+        user = document["sign_in"]
         lines += [f"Agent    {document['agent_key']}", f"Admin    {document['admin_key']}"]
+        lines.append(f"Sign in  as {user['name']} with {user['password']}")
     lines.append(f"Keys     in {kept}")
     console = Console()
     console.print(Panel(Text("\n".join(lines), overflow="fold"), title="mcpgw is ready", expand=False))

@@ -83,6 +83,9 @@ class Api:
     def put(self, path: str, body: Mapping[str, Any]) -> Any:
         return self._ask("PUT", path, body)
 
+    def patch(self, path: str, body: Mapping[str, Any]) -> Any:
+        return self._ask("PATCH", path, body)
+
     def delete(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         return self._ask("DELETE", path, body)
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mcpgw.auth import scopes
 from mcpgw.config import Settings, secret
 from mcpgw.errors import GatewayError, UsageError
 from mcpgw.policies import warmup
@@ -17,6 +18,7 @@ from mcpgw.policies.bundle import Bundle
 from mcpgw.registry.toolsets import check_declared
 from mcpgw.supervisor import listening
 from mcpgw.wiring.documents import openapi_problems
+from mcpgw.wiring.trust import configured_issuers
 
 Problem = dict[str, str]
 Found = Iterator[tuple[str, GatewayError]]
@@ -25,7 +27,8 @@ Found = Iterator[tuple[str, GatewayError]]
 
 def problems(settings: Settings, file: str) -> Iterator[Problem]:
     """Yield what would keep a gateway with these settings from starting, or from working."""
-    for check in (_directory, _port, _store, _secrets, _commands, _servers, _documents, _toolsets, _policy):
+    identity = (_secrets, _roles, _issuers)
+    for check in (_directory, _port, _store, *identity, _commands, _servers, _documents, _toolsets, _policy):
         for key, error in check(settings):
             yield {"problem": f"{file}: `{key}`: {error.message}", "fix": error.fix}
 
@@ -69,6 +72,14 @@ def _secrets(settings: Settings) -> Found:
     for key, reference in named:
         if reference is not None:
             yield from _raised(key, partial(secret, reference))
+
+
+def _roles(settings: Settings) -> Found:
+    yield from _raised("auth.roles", partial(scopes.declare, settings.auth.roles))
+
+
+def _issuers(settings: Settings) -> Found:
+    yield from _raised("auth.issuers", partial(configured_issuers, settings))
 
 
 def _commands(settings: Settings) -> Found:

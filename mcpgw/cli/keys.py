@@ -1,4 +1,4 @@
-"""`mcpgw keys` and `mcpgw clients`: credentials."""
+"""`mcpgw keys`: API keys."""
 
 from __future__ import annotations
 
@@ -9,30 +9,51 @@ import typer
 from rich.table import Table
 
 from mcpgw.cli.api import Api, path_of
-from mcpgw.cli.options import admin_command, seconds
+from mcpgw.cli.options import admin_command, gathered, seconds
 from mcpgw.cli.terminal import Out, table, when
+from mcpgw.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Create, list, revoke and rotate API keys.")
-clients = typer.Typer(no_args_is_help=True, help="Create, list and revoke OAuth clients.")
+DURATION = "30s, 15m, 1h, 7d."
 Id = Annotated[str, typer.Argument(metavar="ID")]
 Why = Annotated[str, typer.Option("--reason", help="Why; it is recorded.")]
 Roles = Annotated[list[str] | None, typer.Option("--role", help="Repeat for more.", show_default="agent")]
 Team = Annotated[str | None, typer.Option(help="What policies see as principal.team.")]
 
 
+LIMITS: dict[str, Any] = {
+    "role": Roles,
+    "team": Team,
+    "expires": Annotated[float | None, typer.Option(parser=seconds, metavar="TIME", help=DURATION)],
+    "scope": Annotated[list[str] | None, typer.Option(help="Only this of what its roles allow. Repeat for more.")],
+    "server": Annotated[list[str] | None, typer.Option(help="Only this server. Repeat for more.")],
+    "calls_per_minute": Annotated[int | None, typer.Option(min=1, help="Most calls in a minute, per worker.")],
+    "concurrent": Annotated[int | None, typer.Option(min=1, help="Most calls at once, per worker.")],
+}
+
+
 @app.command()
 @admin_command
+@gathered("limits", LIMITS)
 def create(
     api: Api,
     out: Out,
     subject: Annotated[str, typer.Argument(help="Who the key is for.")],
     *,
-    role: Roles = None,
-    team: Team = None,
-    expires: Annotated[float | None, typer.Option(parser=seconds, metavar="TIME", help="30s, 15m, 1h, 7d.")] = None,
+    limits: Mapping[str, Any],
 ) -> None:
     """Create an API key. It is shown once."""
-    answer = api.post("/keys", {"subject": subject, "roles": role or ["agent"], "team": team, "expires_in_s": expires})
+    wanted = {
+        "subject": subject,
+        "roles": limits.get("role") or ["agent"],
+        "team": limits.get("team"),
+        "expires_in_s": limits.get("expires"),
+        "scopes": limits.get("scope") or None,
+        "servers": limits.get("server") or None,
+        "calls_per_minute": limits.get("calls_per_minute"),
+        "concurrent": limits.get("concurrent"),
+    }
+    answer = api.post("/keys", wanted)
     out.show(answer, f"{answer['key']}\n  id {answer['id']}; shown once: keep it now")
 
 
@@ -41,7 +62,7 @@ def create(
 def list_keys(api: Api, out: Out) -> None:
     """List the API keys, never their secrets."""
     answer = api.get("/keys")
-    out.show(answer, _listed(answer["keys"], "id"))
+    out.show(answer, listed(answer["keys"], "id"))
 
 
 @app.command()
@@ -53,46 +74,43 @@ def revoke(api: Api, out: Out, key_id: Id, *, reason: Why) -> None:
 
 @app.command()
 @admin_command
-def rotate(api: Api, out: Out, key_id: Id) -> None:
-    """Replace an API key by a new one for the same subject. It is shown once."""
-    answer = api.post(path_of("keys", key_id, "rotate"))
-    out.show(answer, f"{answer['key']}\n  id {answer['id']}; {key_id} is void; shown once: keep it now")
-
-
-@clients.command("list")
-@admin_command
-def list_clients(api: Api, out: Out) -> None:
-    """List the OAuth clients, never their secrets."""
-    answer = api.get("/clients")
-    out.show(answer, _listed(answer["clients"], "client_id"))
-
-
-@clients.command("create")
-@admin_command
-def create_client(
+def rotate(
     api: Api,
     out: Out,
-    client_id: Id,
+    key_id: Annotated[str | None, typer.Argument(metavar="ID")] = None,
     *,
-    subject: Annotated[str | None, typer.Option(help="Who its tokens are for.", show_default="the id")] = None,
-    role: Roles = None,
-    team: Team = None,
+    overlap: Annotated[
+        float | None, typer.Option(parser=seconds, metavar="TIME", help="For so long the old one lives on.")
+    ] = None,
+    vault: Annotated[
+        bool, typer.Option("--vault", help="Not an API key: the key that secrets are sealed with.")
+    ] = False,
+    signing: Annotated[
+        bool, typer.Option("--signing", help="Not an API key: the key that our tokens are signed with.")
+    ] = False,
+    at_once: Annotated[
+        bool, typer.Option("--at-once", help="With --signing: what the old keys signed is void, too.")
+    ] = False,
 ) -> None:
-    """Create an OAuth client for the client credentials grant. Its secret is shown once."""
-    answer = api.post(
-        "/clients", {"client_id": client_id, "subject": subject or client_id, "roles": role or ["agent"], "team": team}
-    )
-    out.show(answer, f"{answer['client_secret']}\n  of client {client_id}; shown once: keep it now")
+    """Replace an API key by a new one for the same subject. It is shown once."""
+    if vault + signing + (key_id is not None) != 1 or at_once > signing:
+        raise UsageError("give the ID of an API key, or --vault, or --signing", fix="mcpgw keys list shows the IDs")
+    if signing:
+        made = api.post("/signing-key/rotate", {"at_once": at_once})
+        ended = "every token of before is void" if at_once else "tokens of before go on until they expire"
+        out.show(made, f"tokens are signed with key {made['kid']} now; {ended}")
+        return
+    if key_id is None:
+        done = api.post("/vault/rotate")
+        out.show(done, f"the vault seals with key {done['key']} now; {done['records']} secrets were given it")
+        return
+    answer = api.post(path_of("keys", key_id, "rotate"), {"overlap_s": overlap or 0.0})
+    old = f"ends in {overlap:g} s" if overlap else "is void"
+    out.show(answer, f"{answer['key']}\n  id {answer['id']}; {key_id} {old}; shown once: keep it now")
 
 
-@clients.command("revoke")
-@admin_command
-def revoke_client(api: Api, out: Out, client_id: Id, *, reason: Why) -> None:
-    """Revoke an OAuth client, and with it every token that it holds."""
-    out.show(api.delete(path_of("clients", client_id), {"reason": reason}), f"revoked {client_id}")
-
-
-def _listed(holders: Sequence[Mapping[str, Any]], name: str) -> Table:
+def listed(holders: Sequence[Mapping[str, Any]], name: str) -> Table:
+    """Return a table of keys or clients; `name` is the member that is their id."""
     rows = [
         (
             holder[name],

@@ -37,7 +37,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "kills": ("kills:kills", "List kill switches."),
     "audit": ("audit:app", "Read and verify the log."),
     "keys": ("keys:app", "Create, list, revoke and rotate API keys."),
-    "clients": ("keys:clients", "Create, list and revoke OAuth clients."),
+    "clients": ("clients:app", "Create, list and revoke OAuth clients."),
+    "users": ("users:app", "Create, change and end accounts of users and agents."),
+    "teams": ("teams:app", "Describe and end teams."),
+    "token": ("token:token", "Get an access token with a client's secret."),
+    "secrets": ("secrets:app", "Keep secrets for servers in the vault."),
     "status": ("status:status", "Show how the gateway is."),
 }
 

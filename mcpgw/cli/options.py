@@ -21,9 +21,10 @@ Dir = Annotated[
     Path | None,
     typer.Option("--dir", envvar="MCPGW_DIR", help="Data directory.", show_default="./mcpgw-data"),
 ]
+Url = Annotated[str | None, typer.Option("--url", envvar="MCPGW_URL", help="The gateway's URL.")]
 _JSON: dict[str, Any] = {"as_json": Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]}
 _GATEWAY: dict[str, Any] = {
-    "url": Annotated[str | None, typer.Option("--url", envvar="MCPGW_URL", help="The gateway's URL.")],
+    "url": Url,
     "key": Annotated[str | None, typer.Option("--key", envvar="MCPGW_KEY", help="API key or token.")],
     "dir": Dir,
 }

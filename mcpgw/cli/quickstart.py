@@ -30,6 +30,8 @@ from mcpgw.processes import bootstrap
 from mcpgw.supervisor import run
 
 SERVER = "notes"
+USER = "admin"
+"""The name of the first user."""
 
 
 @command
@@ -112,21 +114,23 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _known_keys(home: Path) -> Mapping[str, str] | None:
-    """Return the keys of an earlier start, or None at the first."""
+def _known_keys(home: Path) -> Mapping[str, Any] | None:
+    """Return the keys and the first user of an earlier start, or None at the first."""
     path = home / QUICKSTART
     if not path.exists():
         return None
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        return {name: str(known[name]) for name in ("agent_key", "admin_key")}
+        found = {name: str(known[name]) for name in ("agent_key", "admin_key")}
+        return {**found, "sign_in": known.get("sign_in")}
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"cannot read the keys in {path}", fix="restore the file, or choose a new --dir") from None
 
 
-def _new_keys(settings: Settings) -> Mapping[str, str]:
-    made = asyncio.run(bootstrap(settings, Bundle.own("example").files))
-    return {"agent_key": made.agent_key, "admin_key": made.admin_key}
+def _new_keys(settings: Settings) -> Mapping[str, Any]:
+    made = asyncio.run(bootstrap(settings, Bundle.own("example").files, USER))
+    sign_in = {"name": USER, "password": made.password}
+    return {"agent_key": made.agent_key, "admin_key": made.admin_key, "sign_in": sign_in}
 
 
 def _announce(order: Mapping[str, Any]) -> subprocess.Popen[bytes]:

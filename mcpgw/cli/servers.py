@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,10 +14,36 @@ from rich.table import Table
 from mcpgw.cli.api import Api, path_of
 from mcpgw.cli.options import admin_command
 from mcpgw.cli.terminal import Out, fields, table
+from mcpgw.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Register, approve and activate servers.")
 Slug = Annotated[str, typer.Argument(help="The server's slug.")]
 Version = Annotated[str, typer.Argument(help="For example 1.2.0.")]
+
+
+def authorization(given: str) -> dict[str, Any]:
+    """Return the JSON object that stands in an option, or in the file that it names. Raises UsageError."""
+    try:
+        text = given if given.lstrip().startswith("{") else Path(given).read_text(encoding="utf-8")
+        said = json.loads(text)
+    except OSError as error:
+        raise UsageError(f"cannot read {given}: {error.strerror}", fix="give a file, or a JSON object") from None
+    except ValueError:
+        said = None
+    if not isinstance(said, dict):
+        raise UsageError("--auth is not a JSON object", fix='for example: --auth \'{"mode": "user"}\'')
+    return said
+
+
+Auth = Annotated[
+    dict[str, Any] | None,
+    typer.Option(
+        parser=authorization,
+        metavar="JSON|FILE",
+        help="How the gateway proves itself to it; secrets as vault:NAME.",
+        show_default="as it is for that URL",
+    ),
+]
 
 
 @app.command()
@@ -29,9 +57,11 @@ def add(
     title: str = "",
     tag: Annotated[list[str] | None, typer.Option(help="What policies see as server.tags; repeat for more.")] = None,
     trust: Annotated[str, typer.Option(help="What policies see as server.trust.")] = "untrusted",
+    auth: Auth = None,
 ) -> None:
     """Register an HTTP server and publish what it offers as a draft. Then: approve, activate."""
-    answer = api.post("/servers", {"slug": slug, "url": endpoint, "title": title, "tags": tag or [], "trust": trust})
+    new = {"slug": slug, "url": endpoint, "title": title, "tags": tag or [], "trust": trust, "auth": auth}
+    answer = api.post("/servers", new)
     out.show(answer, _next_step(f"registered {slug} and", answer))
 
 
@@ -61,9 +91,11 @@ def publish(
     version: Annotated[str | None, typer.Argument(help="Default: the next one.")] = None,
     *,
     endpoint: Annotated[str | None, typer.Option(metavar="URL", help="Another than the server's own.")] = None,
+    auth: Auth = None,
 ) -> None:
     """Publish a version: pin the tools that the server offers now."""
-    answer = api.post(path_of("servers", slug, "versions"), {"version": version, "url": endpoint})
+    new = {"version": version, "url": endpoint, "auth": auth}
+    answer = api.post(path_of("servers", slug, "versions"), new)
     out.show(answer, _next_step("", answer))
 
 

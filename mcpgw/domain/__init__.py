@@ -1,6 +1,9 @@
 """The vocabulary of the gateway: frozen types, no behaviour beyond their own meaning, standard library alone."""
 
 from mcpgw.domain.action import (
+    BROWSER_SESSION,
+    OWN_UNTIL_CONNECTED,
+    OWN_VERBS,
     VERBS,
     Action,
     Arguments,
@@ -16,7 +19,17 @@ from mcpgw.domain.action import (
     Verb,
     VerbRule,
 )
-from mcpgw.domain.identities import CLIENT_CREDENTIALS, Account, ApiKey, OAuthClient, Revocation, Team
+from mcpgw.domain.authorization import Asked, AuthorizationRequest
+from mcpgw.domain.identities import (
+    CLIENT_CREDENTIALS,
+    Account,
+    ApiKey,
+    ClientTerms,
+    KeyLimits,
+    OAuthClient,
+    Revocation,
+    Team,
+)
 from mcpgw.domain.offers import CALL_TOOL, FIND_TOOL, Binding, Listing, Offer, Selection, Values
 from mcpgw.domain.principal import SYSTEM, Kind, Principal
 from mcpgw.domain.records import AdminNote, Phase
@@ -51,9 +64,12 @@ from mcpgw.domain.verdict import (
 )
 
 __all__ = [
+    "BROWSER_SESSION",
     "CALL_TOOL",
     "CLIENT_CREDENTIALS",
     "FIND_TOOL",
+    "OWN_UNTIL_CONNECTED",
+    "OWN_VERBS",
     "SYSTEM",
     "VERBS",
     "Account",
@@ -62,14 +78,18 @@ __all__ = [
     "AdminNote",
     "ApiKey",
     "Arguments",
+    "Asked",
     "AuthMode",
+    "AuthorizationRequest",
     "Binding",
     "ClientFacts",
+    "ClientTerms",
     "Decision",
     "Effect",
     "Era",
     "Judged",
     "KeepOnly",
+    "KeyLimits",
     "KillSwitch",
     "Kind",
     "Listing",

@@ -114,11 +114,29 @@ VERBS: Mapping[Verb, VerbRule] = {
 }
 
 
+OWN_VERBS = frozenset({Verb.PING, Verb.INITIALIZED, Verb.CANCELLED, Verb.TOOLS_LIST, Verb.RESUME})
+"""What the gateway answers its callers itself, whatever server the endpoint names."""
+OWN_UNTIL_CONNECTED = OWN_VERBS | {
+    Verb.INITIALIZE,
+    Verb.DISCOVER,
+    Verb.END_SESSION,
+    Verb.PROGRESS,
+    Verb.ROOTS_CHANGED,
+}
+"""The same for a server that is called in the name of its caller: who has not agreed to that yet can connect too, to be
+asked at the first call."""
+
+
+BROWSER_SESSION = "browser session"
+"""The scheme of a session's cookie. It holds a blank, so that no Authorization header can name it."""
+
+
 @value(frozen=True, slots=True, kw_only=True)
 class Presented:
     """What a caller showed to prove who it is; never logged, never recorded.
 
-    `scheme` is the lower-case authorization scheme ("bearer"), or None when no Authorization header came.
+    `scheme` is the lower-case authorization scheme ("bearer"), BROWSER_SESSION for the cookie of one, or None when
+    nothing came.
     """
 
     scheme: str | None = None

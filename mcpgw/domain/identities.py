@@ -68,7 +68,30 @@ class ApiKey:
     replaces: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyLimits:
+    """What a new key is limited to; as in ApiKey."""
+
+    scopes: frozenset[str] | None = None
+    servers: frozenset[str] | None = None
+    calls_per_minute: int | None = None
+    concurrent: int | None = None
+
+
 CLIENT_CREDENTIALS = "client_credentials"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientTerms:
+    """How a new client may use our authorization server; as in OAuthClient."""
+
+    title: str = ""
+    grants: frozenset[str] = frozenset({CLIENT_CREDENTIALS})
+    auth_method: str = "client_secret_basic"
+    redirect_uris: tuple[str, ...] = ()
+    scopes: frozenset[str] | None = None
+    jwks: Mapping[str, Any] | None = None
+    jwks_uri: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +127,8 @@ class OAuthClient:
 class Revocation:
     """What was issued before `not_before` to this principal (`issuer|subject`) or client, or by this issuer, is void.
 
-    Kind `grant`: an authorization that a user gave, by its id, with all tokens of it; `token`: one, by its `jti`.
+    Kind `grant`: an authorization that a user gave, by its id, with all tokens of it; `token`: one, by its `jti`;
+    `team`: everyone of a team.
     """
 
     kind: str

@@ -21,11 +21,11 @@ class Kind(StrEnum):
 class Principal:
     """A caller whose credential has been verified; built only by `auth`, never from a request body.
 
-    `actors` is the RFC 8693 `act` chain, nearest first. `claims` holds only the claims that policies may see.
-    `credential` names the credential (an API key's id, a token's `jti`), never its secret.
-    `expires_at` is the credential's end in Unix seconds, or None. `servers` are the slugs that the credential opens
-    (None: all); `calls_per_minute` and `concurrent` bound its calls. `account` is the id of the
-    caller's account, if any.
+    `actors` is the RFC 8693 `act` chain, nearest first, each as `issuer|subject`. `claims` holds only the claims that
+    policies may see. `credential` names the credential (an API key's id, a token's `jti`), never its secret.
+    `issued_at` and `expires_at` are its beginning and end in Unix seconds (None: not known; none). `servers` are the
+    slugs of the MCP servers that it opens (None: all); `calls_per_minute` and `concurrent` bound its calls. `account`
+    is the id of the caller's account, and `grant` that of the authorization that a user gave, if any.
     """
 
     issuer: str
@@ -43,6 +43,8 @@ class Principal:
     calls_per_minute: int | None = None
     concurrent: int | None = None
     account: str | None = None
+    issued_at: float | None = None
+    grant: str | None = None
 
     selector: str = field(init=False, repr=False, compare=False)
     """The name by which a kill switch selects this principal: `issuer|subject`."""

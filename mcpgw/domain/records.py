@@ -20,6 +20,7 @@ class Phase(StrEnum):
     ADMIN = "admin"  # an administrator, or the gateway itself, changed state
     RECOVERED = "recovered"  # a writer started again on this log: what it found
     SHED = "shed"  # refusals that were counted instead of written one by one
+    AUTH = "auth"  # our authorization server gave something out, or ended it: a token, a consent, a registration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

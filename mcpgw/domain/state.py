@@ -51,7 +51,10 @@ class ToolPin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A registered server. `slug` is `[a-z0-9-]{1,24}`; `configured` means the operator's file declares it."""
+    """A registered server. `slug` is `[a-z0-9-]{1,24}`; `configured` means the operator's file declares it.
+
+    `idempotent` are the tools whose calls may be repeated when they fail, as an administrator says ("*": all).
+    """
 
     slug: str
     title: str
@@ -60,6 +63,7 @@ class Server:
     configured: bool = False
     tags: tuple[str, ...] = ()
     trust: str = "untrusted"
+    idempotent: frozenset[str] = frozenset()
     removed_at: float | None = None
 
 
@@ -69,8 +73,8 @@ class ServerVersion:
 
     `endpoint` is the URL of an HTTP server; of another one the name of its entry in the operator's configuration.
     `manifest_sha256` covers endpoint, transport, era, tools and `auth` (None: what the operator's configuration has for
-    that endpoint). `tags` and `trust` are the server's own, as
-    administrators set them. `quarantined` holds the names of tools whose live definition differs from the pin.
+    that endpoint). `tags`, `trust` and `idempotent` are the server's own, as administrators set them. `quarantined`
+    holds the names of tools whose live definition differs from the pin.
     """
 
     server: str
@@ -87,6 +91,7 @@ class ServerVersion:
     auth: UpstreamAuth | None = None
     tags: tuple[str, ...] = ()
     trust: str = "untrusted"
+    idempotent: frozenset[str] = frozenset()
     quarantined: frozenset[str] = frozenset()
 
 

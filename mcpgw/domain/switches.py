@@ -17,7 +17,7 @@ class Scope(StrEnum):
     SERVER = "server"  # `notes`
     VERSION = "version"  # `notes@1.2.0`
     TOOL = "tool"  # `notes/delete`
-    PRINCIPAL = "principal"  # `issuer|subject`
+    PRINCIPAL = "principal"  # `issuer|subject`, also of one who acts on behalf of another
     CLIENT = "client"  # a client_id
     TEAM = "team"
     KEY = "key"  # an API key's id
@@ -118,6 +118,8 @@ def _keys(who: Principal | None, target: Target) -> Iterator[tuple[Scope, str]]:
     if who is None:
         return
     yield Scope.PRINCIPAL, who.selector
+    for actor in who.actors:
+        yield Scope.PRINCIPAL, actor
     yield Scope.CLIENT, who.client_id
     yield Scope.ISSUER, who.issuer
     if who.team:

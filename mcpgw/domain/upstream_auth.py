@@ -38,5 +38,5 @@ class UpstreamAuth:
     scopes: tuple[str, ...] = ()
     resource: str | None = None
     audience: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
     subject: str = "assertion"

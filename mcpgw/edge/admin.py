@@ -19,11 +19,13 @@ from mcpgw.domain import Principal
 from mcpgw.edge import admin_schema as schema
 from mcpgw.edge.admin_openapi import document
 from mcpgw.edge.admin_routes import OPERATIONS, Ask, Operation
+from mcpgw.edge.page import SESSION_COOKIE, Pages
 from mcpgw.edge.render import as_gateway_error
 from mcpgw.edge.services import Json, Services
 from mcpgw.edge.strict_json import JsonLimits
 from mcpgw.errors import (
     ClientGone,
+    ForbiddenOrigin,
     GatewayError,
     InsufficientScope,
     MethodNotAllowed,
@@ -32,8 +34,11 @@ from mcpgw.errors import (
     Unauthenticated,
     UnsupportedMedia,
 )
+from mcpgw.ports.front import Front
 
 PREFIX = "/admin/v1"
+REQUEST_HEADER = "x-mcpgw-request"
+"""Header, of the value 1, without which no request with a session changes anything."""
 DEV_WARNING = "dev_no_auth: everyone may do everything; for development on this machine only"
 
 
@@ -170,6 +175,24 @@ class _Path:
         if error.wire.status == 429:
             response.headers["Retry-After"] = str(error.data.get("retry_after_s", 1))
         return response
+
+
+async def signed_in(request: Request, front: Front, pages: Pages) -> Principal | None:
+    """Return who asks with a browser's session; None where there is no such cookie, or a credential beside it.
+
+    A browser sends the cookie whichever page asks. So what is no GET comes with our own origin, which no page can
+    forge, and with a header that no form can send. Raises Unauthenticated, ForbiddenOrigin.
+    """
+    cookie = request.cookies.get(SESSION_COOKIE)
+    if not cookie or "authorization" in request.headers:
+        return None
+    ours = pages.from_us(request) and request.headers.get(REQUEST_HEADER) == "1"
+    if request.method not in {"GET", "HEAD"} and not ours:
+        raise ForbiddenOrigin("a session changes things from our own pages alone", fix="send X-Mcpgw-Request: 1")
+    who = await front.administrator(cookie)
+    if who is None:
+        raise Unauthenticated("the session has ended", fix="sign in again at /console/")
+    return who
 
 
 def described(error: GatewayError) -> Json:

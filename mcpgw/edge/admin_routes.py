@@ -5,43 +5,16 @@ A route exists only by standing in `OPERATIONS`; so there is none without a scop
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic
-
 import msgspec
 
-from mcpgw.domain import Principal
 from mcpgw.edge import admin_schema as schema
-from mcpgw.edge.admin_schema import B
+from mcpgw.edge.admin_identities import IDENTITY_OPERATIONS
+from mcpgw.edge.admin_operation import Ask, Operation
+from mcpgw.edge.admin_secrets import SECRET_OPERATIONS
+from mcpgw.edge.admin_signing import SIGNING_OPERATIONS
 from mcpgw.edge.services import Json, Services
 
-
-@dataclass(frozen=True, slots=True)
-class Ask(Generic[B]):
-    """What was asked: by whom, of which thing (the path's parameters), with what (body or query)."""
-
-    who: Principal
-    path: Mapping[str, str]
-    given: B
-
-
-Run = Callable[[Services, Ask[Any]], Awaitable[Json]]
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One row. `given` is read from the query of a GET, else from the body (of a DELETE without body: the query).
-
-    `status` is that of success; an answer that names missing workers is 202.
-    """
-
-    method: str
-    path: str
-    scope: str
-    run: Run
-    given: type[schema.Body] = schema.Nothing
-    status: int = 200
+__all__ = ["OPERATIONS", "Ask", "Operation"]
 
 
 async def list_servers(to: Services, ask: Ask[schema.Nothing]) -> Json:
@@ -52,7 +25,9 @@ async def list_servers(to: Services, ask: Ask[schema.Nothing]) -> Json:
 async def add_server(to: Services, ask: Ask[schema.NewServer]) -> Json:
     """Register an HTTP server. Nothing of it is served until a version is published, approved and activated."""
     new = ask.given
-    return await to.servers.add(ask.who, new.slug, url=new.url, title=new.title, tags=new.tags, trust=new.trust)
+    return await to.servers.add(
+        ask.who, new.slug, url=new.url, title=new.title, tags=new.tags, trust=new.trust, auth=new.auth
+    )
 
 
 async def show_server(to: Services, ask: Ask[schema.Nothing]) -> Json:
@@ -67,7 +42,8 @@ async def remove_server(to: Services, ask: Ask[schema.Nothing]) -> Json:
 
 async def publish_version(to: Services, ask: Ask[schema.NewVersion]) -> Json:
     """Publish a version: pin the tools that the server offers now."""
-    return await to.servers.publish(ask.who, ask.path["slug"], version=ask.given.version, url=ask.given.url)
+    new = ask.given
+    return await to.servers.publish(ask.who, ask.path["slug"], version=new.version, url=new.url, auth=new.auth)
 
 
 async def approve_version(to: Services, ask: Ask[schema.Approval]) -> Json:
@@ -184,53 +160,6 @@ async def release_kill(to: Services, ask: Ask[schema.Why]) -> Json:
     return await to.kills.release(ask.who, ask.path["id"], ask.given.reason)
 
 
-async def list_keys(to: Services, ask: Ask[schema.Nothing]) -> Json:
-    """List the API keys, never their secrets."""
-    return {"keys": to.keys.list()}
-
-
-async def create_key(to: Services, ask: Ask[schema.NewKey]) -> Json:
-    """Create an API key; this answer alone shows it."""
-    new = ask.given
-    return await to.keys.create(
-        ask.who, subject=new.subject, roles=new.roles, team=new.team, expires_in_s=new.expires_in_s
-    )
-
-
-async def revoke_key(to: Services, ask: Ask[schema.Why]) -> Json:
-    """Revoke an API key."""
-    return await to.keys.revoke(ask.who, ask.path["id"], reason=ask.given.reason)
-
-
-async def rotate_key(to: Services, ask: Ask[schema.Nothing]) -> Json:
-    """Replace an API key by a new one for the same subject."""
-    return await to.keys.rotate(ask.who, ask.path["id"])
-
-
-async def list_clients(to: Services, ask: Ask[schema.Nothing]) -> Json:
-    """List the OAuth clients, never their secrets."""
-    return {"clients": to.keys.clients()}
-
-
-async def create_client(to: Services, ask: Ask[schema.NewClient]) -> Json:
-    """Create an OAuth client; this answer alone shows its secret."""
-    new = ask.given
-    return await to.keys.create_client(ask.who, new.client_id, subject=new.subject, roles=new.roles, team=new.team)
-
-
-async def revoke_client(to: Services, ask: Ask[schema.Why]) -> Json:
-    """Revoke an OAuth client."""
-    return await to.keys.revoke_client(ask.who, ask.path["id"], reason=ask.given.reason)
-
-
-async def revoke_before(to: Services, ask: Ask[schema.NewRevocation]) -> Json:
-    """Make void every credential of a principal, client or issuer that was issued before a time."""
-    new = ask.given
-    return await to.keys.revoke_before(
-        ask.who, kind=new.kind, selector=new.selector, not_before=new.not_before, reason=new.reason
-    )
-
-
 async def query_audit(to: Services, ask: Ask[schema.AuditFilter]) -> Json:
     """Query the log, newest first."""
     given = ask.given
@@ -288,14 +217,9 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/kill-switches", "audit:read", list_kills, schema.KillFilter),
     Operation("POST", "/kill-switches", "kill:write", throw_kill, schema.NewKill),
     Operation("DELETE", "/kill-switches/{id}", "kill:release", release_kill, schema.Why),
-    Operation("GET", "/keys", "audit:read", list_keys),
-    Operation("POST", "/keys", "keys:write", create_key, schema.NewKey, 201),
-    Operation("DELETE", "/keys/{id}", "keys:write", revoke_key, schema.Why),
-    Operation("POST", "/keys/{id}/rotate", "keys:write", rotate_key, status=201),
-    Operation("GET", "/clients", "audit:read", list_clients),
-    Operation("POST", "/clients", "keys:write", create_client, schema.NewClient, 201),
-    Operation("DELETE", "/clients/{id}", "keys:write", revoke_client, schema.Why),
-    Operation("POST", "/revocations", "keys:write", revoke_before, schema.NewRevocation, 201),
+    *IDENTITY_OPERATIONS,
+    *SECRET_OPERATIONS,
+    *SIGNING_OPERATIONS,
     Operation("GET", "/audit", "audit:read", query_audit, schema.AuditFilter),
     Operation("GET", "/audit/checkpoint", "audit:read", audit_checkpoint),
     Operation("GET", "/audit/proof", "audit:read", audit_proof, schema.ProofOf),

@@ -43,13 +43,18 @@ class NewServer(Body):
     title: Annotated[str, Meta(max_length=200)] = ""
     tags: Tags = []
     trust: Name = "untrusted"
+    auth: dict[str, Any] | None = None
 
 
 class NewVersion(Body):
-    """`version` None: the next one. `url` None: the server's own."""
+    """`version` None: the next one. `url` None: the server's own. `auth` None: as it is for that URL.
+
+    `auth` has the members of `registry.http[].auth` of the configuration.
+    """
 
     version: Name | None = None
     url: Annotated[str, Meta(min_length=1, max_length=2048)] | None = None
+    auth: dict[str, Any] | None = None
 
 
 class Approval(Body):
@@ -125,31 +130,6 @@ class Why(Body):
 
 class KillFilter(Body):
     include_released: bool = False
-
-
-class NewKey(Body):
-    subject: Name
-    roles: Roles
-    team: Name | None = None
-    expires_in_s: Seconds | None = None
-
-
-class NewClient(Body):
-    """A client of our authorization server, for the client credentials grant."""
-
-    client_id: Name
-    subject: Name
-    roles: Roles
-    team: Name | None = None
-
-
-class NewRevocation(Body):
-    """Credentials of this principal (`issuer|subject`), client or issuer issued before `not_before` are void."""
-
-    kind: typing.Literal["principal", "client", "issuer"]
-    selector: Annotated[str, Meta(min_length=1, max_length=512)]
-    not_before: Annotated[float, Meta(ge=0)]
-    reason: Reason
 
 
 class AuditFilter(Body):

@@ -1,21 +1,25 @@
-"""The web console's place: this version has none, and says so."""
+"""The web console: for now the page of one's own account."""
 
 from __future__ import annotations
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-_WORDS = """mcpgw has no web console in this version.
-
-Use the commands (`mcpgw --help`), or the admin API they use (/admin/openapi.json).
-"""
+from mcpgw.edge.page import Pages, visitor
+from mcpgw.ports.front import Fields, Front, Reply
 
 
-def routes() -> list[BaseRoute]:
+def routes(front: Front, pages: Pages) -> list[BaseRoute]:
     """Return the routes of the console."""
 
-    async def console(_: Request) -> Response:
-        return PlainTextResponse(_WORDS)
+    async def account(request: Request) -> Reply:
+        return await front.account(visitor(request))
 
-    return [Route("/console/", console), Route("/console", console)]
+    async def revoke(request: Request, fields: Fields) -> Reply:
+        return await front.revoke(fields, visitor(request))
+
+    return [
+        Route("/console/", pages.shown(account), methods=["GET"]),
+        Route("/console", pages.shown(account), methods=["GET"]),
+        Route("/console/revoke", pages.posted(revoke), methods=["POST"]),
+    ]

@@ -13,17 +13,19 @@ from mcpgw.domain import Action, ClientFacts, Part, Presented, Route, Transport,
 from mcpgw.domain.values import value
 from mcpgw.edge.asgi import HEADERS, KNOWN, RELAYED, SOURCE, Headers, Receive, Scope, Send, body_of, respond
 from mcpgw.edge.mcp_answer import Answer, Watches
+from mcpgw.edge.mcp_consent import again, told
 from mcpgw.edge.mcp_names import ClientNames, named, servers_of
 from mcpgw.edge.mcp_own_names import prompt_of, shown_name
 from mcpgw.edge.mcp_prompts import look_up
 from mcpgw.edge.mcp_request import DEFAULT_LEGACY, HANDSHAKE, McpRequest, check_media, read_request
 from mcpgw.edge.mcp_sessions import Session, Sessions
-from mcpgw.edge.mcp_tasks import ABOUT_TASKS, about_tasks
+from mcpgw.edge.mcp_tasks import ABOUT_TASKS, about_tasks, servers_of_task
 from mcpgw.edge.render import as_gateway_error
 from mcpgw.edge.strict_json import JsonLimits
 from mcpgw.errors import (
     Cancelled,
     ClientGone,
+    ConsentNeeded,
     GatewayError,
     InsufficientScope,
     InvalidRequest,
@@ -32,6 +34,7 @@ from mcpgw.errors import (
     NotFound,
     Unauthenticated,
     UnknownName,
+    UnknownSession,
 )
 from mcpgw.pipeline import Gateway
 
@@ -142,7 +145,10 @@ class McpEdge:
     def _elsewhere(self, place: Place, request: McpRequest, headers: Headers) -> int | None:
         """Return the worker that must handle this request, when it is another one."""
         if not request.modern and request.verb is not Verb.INITIALIZE and "mcp-session-id" in headers:
-            worker = self._sessions.worker_of(headers["mcp-session-id"])
+            try:
+                worker = self._sessions.worker_of(headers["mcp-session-id"])
+            except UnknownSession:  # which is told once it is known who asks
+                return None
             return worker if worker != self._worker else None
         if _STATE in request.forwarded:
             holder = self._states.worker_of(request.forwarded[_STATE])
@@ -159,7 +165,8 @@ class McpEdge:
         if place.server is not None:
             slugs: Collection[str] = (place.server,)
         else:
-            slugs = servers_of(catalog, request, place.toolset, self._prompts)
+            several = servers_of(catalog, request, place.toolset, self._prompts)
+            slugs = several or servers_of_task(self._task_ids, request.verb, request.params)
         return any(v.server in slugs and v.transport is Transport.STDIO for v in catalog.active())
 
     def _located(self, place: Place) -> Place:
@@ -207,6 +214,8 @@ class McpEdge:
             watch = self._watches.add(receive, gone)
         try:
             await self._gateway.handle(entrance.presented, action, answer.deliver, defect=defect)
+        except ConsentNeeded as wanted:
+            await answer.tell(told(wanted, action, self._states, self._gateway.clock.time()))
         finally:
             if watch is not None:
                 watch.close()
@@ -273,7 +282,10 @@ class McpEdge:
             return about_tasks(self._task_ids, self._gateway.worlds.current.catalog, action, request.params)
         if _STATE in request.forwarded:
             held = self._states.find(request.forwarded[_STATE])
-            return dataclasses.replace(action, parent=held.action_id) if held is not None else action
+            if held is not None:
+                return dataclasses.replace(action, parent=held.action_id)
+            asked = self._states.find_asked(request.forwarded[_STATE])
+            return action if asked is None else again(action, asked, clock.time())
         return action
 
     def _initializing(self, action: Action, request: McpRequest, answer: Answer, place: Place) -> Action:

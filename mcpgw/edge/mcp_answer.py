@@ -10,12 +10,13 @@ import msgspec
 
 from mcpgw.domain import Part, PartKind, Verb
 from mcpgw.edge.asgi import JSON, Message, Receive, Send, respond
+from mcpgw.edge.mcp_consent import Told, not_asked
 from mcpgw.edge.mcp_replay import Replay, one_line
 from mcpgw.edge.mcp_request import McpRequest
 from mcpgw.edge.mcp_sessions import Session
 from mcpgw.edge.mcp_shown import shown_part
 from mcpgw.edge.render import denied_result, envelope, is_tool_denial, jsonrpc_error, with_receipt
-from mcpgw.errors import ClientGone, Denied, GatewayError, UnknownName
+from mcpgw.errors import ClientGone, Denied, GatewayError, UnknownName, UnknownSession
 
 _SSE = [
     (b"content-type", b"text/event-stream"),
@@ -74,11 +75,22 @@ class Answer:
             self.ended = True
             await self._event(self._response(part) if part.body else b"", more=False)
 
+    async def tell(self, said: Told) -> None:
+        """Send what a caller is told who has to agree to something first."""
+        self.ended = True
+        message = envelope(self._id, said.member, said.raw)
+        if self.opened:
+            await self._event(message, more=False)
+        else:
+            await respond(self.send, said.status, message, [JSON, *self.headers])
+
     async def fail(self, error: GatewayError) -> None:
         """Send an error: as a status before the first byte, as the last event afterwards."""
         if self.ended:
             return
         self.ended = True
+        if isinstance(error, UnknownSession) and self._request.modern:  # which has none, but the state of a call
+            error = not_asked()
         if isinstance(error, UnknownName) and self.shown_name is not None:
             error.message = f"Unknown {_NOUNS.get(self._request.verb, 'name')}: {self.shown_name}"
         if isinstance(error, Denied) and is_tool_denial(error, self._request.verb):

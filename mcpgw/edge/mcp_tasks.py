@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -69,6 +69,13 @@ def about_tasks(ids: TaskIds, catalog: Catalog, action: Action, params: Mapping[
         tasks=(task,),
         selected=task.selected,
     )
+
+
+def servers_of_task(ids: TaskIds, verb: Verb, params: Mapping[str, Any]) -> Collection[str]:
+    """Return the server of the task that a request is about, if it is about one."""
+    shown = params.get("taskId") if verb in TASK_VERBS else None
+    task = ids.find(shown) if isinstance(shown, str) else None
+    return () if task is None else (task.server,)
 
 
 def _found(ids: TaskIds, catalog: Catalog, action: Action, shown: str) -> TaskRef:

@@ -1,25 +1,30 @@
-"""The HTTP side of our authorization server and of discovery: `/oauth/*` and `/.well-known/*`."""
+"""The HTTP side of our authorization server and of discovery, as far as it is JSON: `/oauth/*`, `/.well-known/*`."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-MAX_FORM_BYTES = 16_384
+from mcpgw.domain import Asked
+
+MAX_FORM_BYTES = 65_536
 _NO_STORE = {"Cache-Control": "no-store"}
 _SHORT_LIVED = {"Cache-Control": "public, max-age=300"}
+_PREFLIGHT = {
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, MCP-Protocol-Version",
+    "Access-Control-Max-Age": "600",
+}
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-class TokenEndpoint(Protocol):
-    def respond(
-        self, *, authorization: str | None, content_type: str | None, body: bytes, source: str | None
-    ) -> tuple[int, Mapping[str, str], Mapping[str, Any]]:
-        """Return status, header fields and JSON object of the answer to one token request."""
+class FormEndpoint(Protocol):
+    async def respond(self, asked: Asked) -> tuple[int, Mapping[str, str], Mapping[str, Any]]:
+        """Return status, header fields and JSON object of the answer to one POST."""
         ...
 
 
@@ -33,9 +38,28 @@ class Metadata(Protocol):
     def jwks(self) -> Mapping[str, Any]: ...
 
 
-def routes(tokens: TokenEndpoint, metadata: Metadata) -> list[Route]:
-    """Return the routes of discovery and of the token endpoint; none of them asks for a credential of ours."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormEndpoints:
+    """Where clients send forms."""
 
+    token: FormEndpoint
+    revoke: FormEndpoint
+    introspect: FormEndpoint
+    par: FormEndpoint
+
+
+def routes(forms: FormEndpoints, metadata: Metadata) -> list[Route]:
+    """Return the routes of discovery and of the endpoints that clients themselves ask."""
+    return [
+        *_discovery(metadata),
+        shared_route("/oauth/token", _form(forms.token), "POST"),
+        shared_route("/oauth/revoke", _form(forms.revoke), "POST"),
+        shared_route("/oauth/introspect", _form(forms.introspect), "POST"),
+        shared_route("/oauth/par", _form(forms.par), "POST"),
+    ]
+
+
+def _discovery(metadata: Metadata) -> list[Route]:
     async def protected_resource(request: Request) -> Response:
         path = request.path_params.get("path")
         document = metadata.protected_resource("" if path is None else f"/{path}")
@@ -50,45 +74,64 @@ def routes(tokens: TokenEndpoint, metadata: Metadata) -> list[Route]:
         return JSONResponse(metadata.jwks(), headers=_SHORT_LIVED)
 
     return [
-        Route("/.well-known/oauth-protected-resource", protected_resource, methods=["GET"]),
-        Route("/.well-known/oauth-protected-resource/{path:path}", protected_resource, methods=["GET"]),
-        Route("/.well-known/oauth-authorization-server", authorization_server, methods=["GET"]),
-        Route("/.well-known/jwks.json", jwks, methods=["GET"]),
-        Route("/oauth/token", _token(tokens), methods=["POST"]),
-        Route("/oauth/authorize", _authorize, methods=["GET", "POST"]),
+        shared_route("/.well-known/oauth-protected-resource", protected_resource, "GET"),
+        shared_route("/.well-known/oauth-protected-resource/{path:path}", protected_resource, "GET"),
+        shared_route("/.well-known/oauth-authorization-server", authorization_server, "GET"),
+        shared_route("/.well-known/openid-configuration", authorization_server, "GET"),
+        shared_route("/.well-known/jwks.json", jwks, "GET"),
     ]
 
 
-def _token(tokens: TokenEndpoint) -> Endpoint:
-    async def token(request: Request) -> Response:
-        body = await _body(request)
+def shared_route(path: str, answer: Endpoint, *methods: str) -> Route:
+    """Return a route that web pages of a listed origin may ask too; never with cookies.
+
+    The guard has refused every other origin before.
+    """
+
+    async def shared(request: Request) -> Response:
+        origin = request.headers.get("origin")
+        if request.method == "OPTIONS":
+            response = Response(status_code=204, headers={"Allow": ", ".join((*methods, "OPTIONS"))})
+            if origin is not None:
+                response.headers.update({**_PREFLIGHT, "Access-Control-Allow-Methods": ", ".join(methods)})
+        else:
+            response = await answer(request)
+        if origin is not None:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = "WWW-Authenticate, Retry-After"
+        response.headers["Vary"] = "Origin"
+        return response
+
+    return Route(path, shared, methods=[*methods, "OPTIONS"])
+
+
+def _form(endpoint: FormEndpoint) -> Endpoint:
+    async def form(request: Request) -> Response:
+        body = await body_within(request, MAX_FORM_BYTES)
         if body is None:
-            return _refusal("invalid_request", "the form is larger than a token request can be", 413)
-        status, headers, document = tokens.respond(
-            authorization=request.headers.get("authorization"),
-            content_type=request.headers.get("content-type"),
+            return refusal("invalid_request", "the form is larger than any that is read here", 413)
+        asked = Asked(
+            endpoint=request.url.path,
             body=body,
+            content_type=request.headers.get("content-type"),
+            authorization=request.headers.get("authorization"),
             source=request.client.host if request.client else None,
         )
+        status, headers, document = await endpoint.respond(asked)
         return JSONResponse(document, status, headers=headers)
 
-    return token
+    return form
 
 
-async def _authorize(request: Request) -> Response:
-    # Never a redirect: no client has a registered redirect_uri that could be trusted (RFC 6749 §4.1.2.1).
-    return _refusal("unsupported_response_type", "this server grants client_credentials alone, at /oauth/token", 400)
-
-
-async def _body(request: Request) -> bytes | None:
-    """Return the body, or None when it is larger than any token request."""
+async def body_within(request: Request, max_bytes: int) -> bytes | None:
+    """Return the body, or None when it is larger."""
     body = b""
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_FORM_BYTES:
+        if len(body) > max_bytes:
             return None
     return body
 
 
-def _refusal(error: str, description: str, status: int) -> Response:
+def refusal(error: str, description: str, status: int) -> Response:
     return JSONResponse({"error": error, "error_description": description}, status, headers=_NO_STORE)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mcpgw.domain import Principal
+from mcpgw.domain import Account, ClientTerms, KeyLimits, Principal
 
 Json = Mapping[str, Any]
 
@@ -19,10 +19,21 @@ class Servers(Protocol):
     """Registered servers and their versions."""
 
     async def add(
-        self, who: Principal, slug: str, /, *, url: str, title: str, tags: Sequence[str], trust: str
+        self,
+        who: Principal,
+        slug: str,
+        /,
+        *,
+        url: str,
+        title: str,
+        tags: Sequence[str],
+        trust: str,
+        auth: Json | None,
     ) -> Json: ...
 
-    async def publish(self, who: Principal, slug: str, /, *, version: str | None, url: str | None) -> Json:
+    async def publish(
+        self, who: Principal, slug: str, /, *, version: str | None, url: str | None, auth: Json | None
+    ) -> Json:
         """Ask the server for its tools and pin them as a draft. Returns at least {"server", "version"}.
 
         `version` None: the next one. `url` None: where the server is registered or configured.
@@ -111,7 +122,7 @@ class Kills(Protocol):
 
 
 class Keys(Protocol):
-    """API keys, OAuth clients, and what is void before a time."""
+    """API keys, and what is void before a time."""
 
     async def create(
         self,
@@ -122,31 +133,104 @@ class Keys(Protocol):
         roles: Sequence[str],
         team: str | None,
         expires_in_s: float | None,
+        limits: KeyLimits,
     ) -> Json:
         """Return at least {"id", "key"}; the key is shown here once and is nowhere else."""
         ...
 
     async def revoke(self, who: Principal, key: str, /, *, reason: str) -> Json: ...
 
-    async def rotate(self, who: Principal, key: str, /) -> Json:
-        """Return a new key for the same subject; the old one is void."""
+    async def rotate(self, who: Principal, key: str, /, *, overlap_s: float) -> Json:
+        """Return a new key for the same subject; the old one is void after so many seconds."""
         ...
 
     def list(self) -> Sequence[Json]: ...
 
-    def clients(self) -> Sequence[Json]: ...
-
-    async def create_client(
-        self, who: Principal, client: str, /, *, subject: str, roles: Sequence[str], team: str | None
-    ) -> Json:
-        """Return at least {"client_id", "client_secret"}; the secret is shown here once."""
-        ...
-
-    async def revoke_client(self, who: Principal, client: str, /, *, reason: str) -> Json: ...
-
     async def revoke_before(
         self, who: Principal, /, *, kind: str, selector: str, not_before: float, reason: str
     ) -> Json: ...
+
+    def revocations(self) -> Sequence[Json]: ...
+
+
+class Clients(Protocol):
+    """OAuth clients."""
+
+    async def create(
+        self,
+        who: Principal,
+        client: str,
+        /,
+        *,
+        subject: str,
+        roles: Sequence[str],
+        team: str | None,
+        terms: ClientTerms,
+    ) -> Json:
+        """Return at least {"client_id"}, and "client_secret" for one that has a secret: it is shown here once."""
+        ...
+
+    async def revoke(self, who: Principal, client: str, /, *, reason: str) -> Json: ...
+
+    def list(self) -> Sequence[Json]: ...
+
+
+class Principals(Protocol):
+    """Teams, and the accounts of users and agents. What is deactivated has ended everywhere when it is answered."""
+
+    def teams(self) -> Sequence[Json]: ...
+
+    async def create_team(self, who: Principal, name: str, /, *, title: str) -> Json: ...
+
+    async def update_team(self, who: Principal, name: str, /, *, title: str) -> Json: ...
+
+    async def deactivate_team(self, who: Principal, name: str, /, *, reason: str) -> Json: ...
+
+    async def reactivate_team(self, who: Principal, name: str, /, *, reason: str) -> Json: ...
+
+    def list(self) -> Sequence[Json]: ...
+
+    def show(self, account: str, /) -> Json: ...
+
+    async def create(self, who: Principal, draft: Account, /, *, password: str | None) -> Json: ...
+
+    async def update(self, who: Principal, account: str, given: Json, /) -> Json: ...
+
+    async def set_password(self, who: Principal, account: str, password: str | None, /) -> Json: ...
+
+    async def deactivate(self, who: Principal, account: str, /, *, reason: str) -> Json: ...
+
+    async def reactivate(self, who: Principal, account: str, /, *, reason: str) -> Json: ...
+
+
+class Grants(Protocol):
+    """What users have allowed clients to do in their name."""
+
+    async def of(self, account: str, /) -> Sequence[Json]: ...
+
+    async def revoke(self, who: Principal, grant: str, /, *, reason: str) -> Json: ...
+
+
+class Secrets(Protocol):
+    """Secrets towards upstreams, by name; their values are never returned."""
+
+    async def put(self, who: Principal, name: str, value: str, urls: Sequence[str], /) -> Json: ...
+
+    async def remove(self, who: Principal, name: str, /) -> Json: ...
+
+    async def names(self) -> Sequence[Json]: ...
+
+    async def rotate(self, who: Principal, /) -> Json:
+        """Return {"key": the id of the vault's new key, "records": how many it was given to}."""
+        ...
+
+
+class Signing(Protocol):
+    """The keys that our tokens are signed with."""
+
+    async def rotate(self, who: Principal, /, *, at_once: bool, reason: str) -> Json:
+        """Return {"kid": the id of the new key, "at_once"}."""
+        ...
 
 
 class Audit(Protocol):
@@ -191,5 +275,10 @@ class Services:
     policies: Policies
     kills: Kills
     keys: Keys
+    clients: Clients
+    principals: Principals
+    grants: Grants
+    secrets: Secrets
+    signing: Signing
     audit: Audit
     status: Status

@@ -29,10 +29,11 @@ from mcpgw.ports.path import (
     World,
     Worlds,
 )
-from mcpgw.ports.state import Ack, Bus, Clock, Record, Records, Store
+from mcpgw.ports.state import Ack, AuthLog, Bus, Clock, Record, Records, Store
 
 __all__ = [
     "Ack",
+    "AuthLog",
     "Bus",
     "Capabilities",
     "Catalog",

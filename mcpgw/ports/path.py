@@ -166,6 +166,13 @@ class CredentialBroker(Protocol):
         """Return the header fields that prove us to the upstream; never the caller's own credential."""
         ...
 
+    async def refused(self, judged: Judged, credential: Mapping[str, str], challenge: str) -> None:
+        """Hear that the upstream does not accept this credential, in the words of its `WWW-Authenticate`.
+
+        The next call gets another one. May raise what the caller should hear instead of the refusal.
+        """
+        ...
+
 
 class Exchange(Protocol):
     """An answer that is arriving."""

@@ -1,10 +1,10 @@
-"""The ports of what lasts and of time: the store, the records of `auth`, the other workers, the clock."""
+"""The ports of what lasts and of time: the store, the records and the log of `auth`, the other workers, the clock."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from mcpgw.domain import AdminNote, Row, State
 
@@ -54,6 +54,10 @@ class Records(Protocol):
         """Return the owner's records of a kind, in the order of their ids."""
         ...
 
+    async def page(self, kind: str, after: str, limit: int) -> Sequence[Record]:
+        """Return up to `limit` records of a kind whose ids are beyond `after`, in the order of their ids."""
+        ...
+
     async def put(self, record: Record) -> bool:
         """Keep a new record; False, and nothing kept, where there is one of that kind and id."""
         ...
@@ -97,6 +101,29 @@ class Bus(Protocol):
 
         With `switch`, the acknowledgements tell what that kill switch cut. A silent worker on this machine is killed,
         and proven dead, before this returns.
+        """
+        ...
+
+
+class AuthLog(Protocol):
+    """What our authorization server gives out and refuses, in the log."""
+
+    async def record(
+        self,
+        event: str,
+        outcome: str = "ok",
+        *,
+        principal: str | None = None,
+        client_id: str | None = None,
+        source: str | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write one record. `event` says what was asked for (`token`, `consent`, `registration`, …).
+
+        `outcome` is `ok`, or the error code of a refusal; `detail["reason"]` then says for the reader of the log alone
+        what was wrong. `principal` is a selector (`issuer|subject`), `source` the address that the request came from.
+        Without a principal a refusal is a stranger's, and counted instead when there are too many. Raises Unavailable
+        when what went well cannot be recorded: then it must not leave.
         """
         ...
 

@@ -13,12 +13,15 @@ from mcpgw.domain import (
     AdminNote,
     KillSwitch,
     Quarantine,
+    Revocation,
     Row,
     Server,
     ServerVersion,
     State,
 )
 from mcpgw.store.rows import (
+    FORGOTTEN_AFTER_S,
+    SHORT_LIVED,
     TABLES,
     dangling,
     encoded,
@@ -72,6 +75,10 @@ def _put(held: Held, row: Row, epoch: int) -> None:
     if isinstance(row, KillSwitch):
         row = replace(row, epoch=epoch)
     of_kind = held[type(row)]
+    if isinstance(row, Revocation) and row.kind in SHORT_LIVED:
+        before = row.not_before - FORGOTTEN_AFTER_S
+        for key in [k for k, r in of_kind.items() if r.kind in SHORT_LIVED and r.not_before < before]:
+            del of_kind[key]
     if isinstance(row, ServerVersion):
         row = own(row)
         published = of_kind.get(primary_key(row))

@@ -35,6 +35,11 @@ class SqlRecords:
         found = await self._store.reading(lambda connection: connection.execute(wanted).mappings().all())
         return [_record(one) for one in found]
 
+    async def page(self, kind: str, after: str, limit: int) -> Sequence[Record]:
+        wanted = select(TABLE).where(*self._live(kind), TABLE.c.id > after).order_by(TABLE.c.id).limit(limit)
+        found = await self._store.reading(lambda connection: connection.execute(wanted).mappings().all())
+        return [_record(one) for one in found]
+
     async def put(self, record: Record) -> bool:
         new = insert(TABLE).values(_columns(record))
         changed = {name: new.excluded[name] for name in ("owner", "body", "expires_at", "revision")}
@@ -88,6 +93,12 @@ class MemoryRecords:
         now = self._clock.time()
         found = [r for r in self._held.values() if r.kind == kind and r.owner == owner and r.expires_at > now]
         return sorted(found, key=lambda record: record.id)
+
+    async def page(self, kind: str, after: str, limit: int) -> Sequence[Record]:
+        await anyio.lowlevel.checkpoint()
+        now = self._clock.time()
+        beyond = [r for r in self._held.values() if r.kind == kind and r.id > after and r.expires_at > now]
+        return sorted(beyond, key=lambda record: record.id)[:limit]
 
     async def put(self, record: Record) -> bool:
         if await self.get(record.kind, record.id) is not None:

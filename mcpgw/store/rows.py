@@ -50,6 +50,10 @@ TABLES: Mapping[type[Row], Table] = {
     PolicyBundle: Base.metadata.tables["policy_bundles"],
     KillSwitch: Base.metadata.tables["kill_switches"],
 }
+SHORT_LIVED = ("grant", "token")
+"""Kinds of revocations that meet single tokens of ours. Each new one drops those that are `FORGOTTEN_AFTER_S` older:
+what they revoked has expired, since no token lives longer than a day."""
+FORGOTTEN_AFTER_S = 2 * 86_400.0
 # What another process may have read and relied on: a published version keeps it for ever.
 IMMUTABLE = ("manifest_sha256", "endpoint", "transport", "era", "tools", "auth", "published_by", "published_at")
 
@@ -90,8 +94,8 @@ def note_from(text: str) -> AdminNote:
 
 
 def own(version: ServerVersion) -> ServerVersion:
-    """Return the version without what other rows say of it (its server's tags and trust, its quarantines)."""
-    return replace(version, tags=(), trust="untrusted", quarantined=frozenset())
+    """Return the version without what other rows say of it (its server's tags, trust and marks, its quarantines)."""
+    return replace(version, tags=(), trust="untrusted", idempotent=frozenset(), quarantined=frozenset())
 
 
 def refuse_rewriting(held: ServerVersion, new: ServerVersion) -> None:

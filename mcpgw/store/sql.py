@@ -19,17 +19,19 @@ from urllib.parse import quote
 import anyio
 import anyio.to_thread
 import msgspec
-from sqlalchemy import Connection, Engine, RowMapping, create_engine, event, select, update
+from sqlalchemy import Connection, Engine, RowMapping, create_engine, delete, event, select, update
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
-from mcpgw.domain import AdminNote, KillSwitch, Row, ServerVersion, State, ToolPin
+from mcpgw.domain import AdminNote, KillSwitch, Revocation, Row, ServerVersion, State, ToolPin
 from mcpgw.errors import Unavailable, UsageError
 from mcpgw.store.rows import (
     EPOCH,
+    FORGOTTEN_AFTER_S,
     IMMUTABLE,
     OUTBOX,
+    SHORT_LIVED,
     TABLES,
     TOOL_PINS,
     columns,
@@ -65,6 +67,7 @@ def _upsert(kind: type[Row]) -> Insert:
 # Built once: SQLAlchemy then finds the compiled form of each by identity.
 _READ = {kind: select(table) for kind, table in TABLES.items()}
 _PUT = {kind: _upsert(kind) for kind in TABLES}
+REVOCATIONS = TABLES[Revocation]
 _PINS = select(TOOL_PINS).order_by(TOOL_PINS.c.position)
 
 
@@ -228,6 +231,9 @@ def _pins(
 def _put(connection: Connection, row: Row, epoch: int) -> None:
     if isinstance(row, KillSwitch):
         row = replace(row, epoch=epoch)
+    if isinstance(row, Revocation) and row.kind in SHORT_LIVED:
+        stale = REVOCATIONS.c.kind.in_(SHORT_LIVED), REVOCATIONS.c.not_before < row.not_before - FORGOTTEN_AFTER_S
+        connection.execute(delete(REVOCATIONS).where(*stale))
     if not isinstance(row, ServerVersion):
         connection.execute(_PUT[type(row)], columns(row, TABLES[type(row)]))
         return

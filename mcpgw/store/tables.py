@@ -86,11 +86,12 @@ class ServerRow(Base, table=True):
     configured: bool
     tags: list[str] = Field(sa_type=JSON)
     trust: str
+    idempotent: list[str] = Field(sa_type=JSON)
     removed_at: float | None
 
 
 class VersionRow(Base, table=True):
-    """A published version. Its tools are rows of `tool_pins`; tags, trust and quarantines are other tables' facts."""
+    """A published version. Its tools are rows of `tool_pins`; tags, trust, marks and quarantines are other tables' facts."""
 
     __tablename__ = "server_versions"
     __table_args__ = (_refers(["server"], ["servers.slug"]),)

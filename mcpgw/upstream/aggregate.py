@@ -34,8 +34,9 @@ class Aggregate:
         self._sessions_of = sessions_of
 
     async def capabilities(self, judged: Judged) -> dict[str, Any]:
-        """Return what any of the servers that the caller sees can do; none of them is waited for."""
-        seen = await self._lists.sight.now(judged.principal, judged.action)
+        """Return what the server can do, or any of those that the caller sees; none of them is waited for."""
+        one = judged.version
+        seen = [one] if one is not None else await self._lists.sight.now(judged.principal, judged.action)
         able = [self._lists.capabilities.known(version) or _UNSAID for version in seen]
         found: dict[str, Any] = {"tools": {"listChanged": True}}
         if any(one.prompts for one in able):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from mcpgw.errors import Cancelled, ClientGone, GatewayError, Killed, UpstreamTimeout, WorldMoved
 from mcpgw.ports import Gate
@@ -32,6 +33,7 @@ class Farewells:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     def say(self, send: Callable[[Gate], Awaitable[object]], gate: Gate, reason: BaseException | None) -> None:
         """Send through the call's own gate; after a kill, which let nothing more of the call go on, not at all."""
@@ -41,8 +43,15 @@ class Farewells:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def let_go(self, closing: Coroutine[Any, Any, None]) -> None:
+        """Let go of a call in the background. However many there are, each is."""
+        task = asyncio.get_running_loop().create_task(closing, name="let go of a held call")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
     async def aclose(self) -> None:
-        """Drop those that are still on their way."""
+        """Wait until all calls are let go of, and drop the farewells that are still on their way."""
+        await asyncio.gather(*self._closing)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

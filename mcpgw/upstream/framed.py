@@ -17,12 +17,13 @@ from mcpgw.errors import (
     UpstreamTimeout,
 )
 from mcpgw.ports import Exchange, Gate
+from mcpgw.task_ids import TaskIds
 from mcpgw.upstream.farewells import Farewells
-from mcpgw.upstream.framed_call import FramedCall, FramedStream, FramedTurn, HeldFrame
+from mcpgw.upstream.framed_call import Common, FramedCall, FramedStream
 from mcpgw.upstream.framed_listening import FramedListener
 from mcpgw.upstream.greeting import Link, Live, answered_by
-from mcpgw.upstream.holding import Adoption, Holding, not_waiting
-from mcpgw.upstream.mcp_for_modern_questions import STATE, answers_ours, responses
+from mcpgw.upstream.holding import Holding, Turn, not_waiting
+from mcpgw.upstream.mcp_for_modern_questions import STATE, answers_ours, responses, without_responses
 from mcpgw.upstream.mcp_for_modern_wishes import Subscription, granted
 from mcpgw.upstream.mcp_parts import (
     Asked,
@@ -36,6 +37,7 @@ from mcpgw.upstream.mcp_parts import (
     params_of,
     request,
 )
+from mcpgw.upstream.mcp_tasks import addressed
 from mcpgw.upstream.mcp_translate import LOG_LEVELS
 
 _OF_ONE_CLIENT = frozenset({Verb.SET_LEVEL, Verb.RESOURCES_SUBSCRIBE, Verb.RESOURCES_UNSUBSCRIBE})
@@ -43,28 +45,35 @@ _TOLD = frozenset({Verb.ROOTS_CHANGED, Verb.PROGRESS})
 
 
 class Framed:
-    """Sends calls over such connections. `holding` None: modern clients of legacy servers cannot be asked anything."""
+    """Sends calls over such connections; what `holding` and `task_ids` are for, and None, says `Common`."""
 
-    def __init__(self, limits: LimitsSection, holding: Holding | None = None) -> None:
+    def __init__(
+        self, limits: LimitsSection, holding: Holding | None = None, task_ids: TaskIds | None = None
+    ) -> None:
         self._limits = limits
         self._holding = holding
         self._farewells = Farewells()
+        self._common = Common(limits, self._farewells, holding, task_ids)
 
     async def go_on(self, judged: Judged, gate: Gate) -> Exchange | None:
         """Go on with the call that waits for this retry; None: it is a call of its own. Raises InvalidParams."""
         if self._holding is None or not self._holding.knows(judged.action):
             return None
-        adoption = self._holding.find(judged, gate, HeldFrame)
-        call, given = adoption.held.call, responses(judged.action)
-        questions, frames = adoption.held.questions, call.live.link.frames
-        wanted = {q.id: bytes(given[key]) for key, q in questions.items() if key in given and frames.is_open(q.id)}
-        left = {key: question for key, question in questions.items() if key not in given}
+        adoption = self._holding.find(judged, gate, FramedCall)
+        held, call, given = adoption.held, adoption.held.stream, responses(judged.action)
+        link = call.live.link
+        frames = link.frames
+        wanted = {q.id: bytes(given[k]) for k, q in held.questions.items() if k in given and frames.is_open(q.id)}
+        left = {key: question for key, question in held.questions.items() if key not in given}
         answers = [frames.answer(shown, "result", value, call.asked) for shown, value in wanted.items()]
-        await self._take_over(adoption, answers[0] if answers else None)
+
+        async def say(gate: Gate) -> None:
+            await self._in_time(link, link.write(answers[0], gate))
+
+        await adoption.take_over(say if answers else None, lambda: call.go_on(judged, gate, held.asked))
         for shown in wanted:
             frames.answered(shown)
-        again = self._holding.suspend(judged, HeldFrame(call, left), era=call.asked.era) if left else None
-        return FramedTurn(call, answers[1:], again)
+        return Turn(call, answers[1:], call.suspended(left, held.asked) if left else None)
 
     async def send(self, live: Live, judged: Judged, gate: Gate) -> Exchange:
         """Send a call, or answer it from what the server has told of itself."""
@@ -78,15 +87,33 @@ class Framed:
         if action.verb is Verb.LISTEN and not live.greeting.modern:
             return await self._listen(live, judged, gate)
         await self._want_log(live, judged, gate)
+        modern = live.greeting.modern
+        if modern:
+            action = addressed(judged) if action.tasks else action
+        else:
+            action = without_responses(action)
+        listens_as = action.forwarded.get("#id") if action.verb is Verb.LISTEN else None
+        asked = Asked(
+            action.verb,
+            live.link.name,
+            live.greeting.era,
+            client_id=listens_as,
+            judged=judged if modern else None,  # tasks are of this generation alone
+            task_ids=self._common.task_ids,
+        )
+        return await self.ask(live, judged, gate, asked, action)
+
+    async def ask(self, live: Live, judged: Judged, gate: Gate, asked: Asked, action: Action) -> Turn:
+        """Send a request: `action`, which holds the judged values, in the server's generation."""
         if len(live.link.frames) >= self._limits.per_upstream:
             raise RateLimited(f"`{action.server}` has as many running calls as it may", data={"retry_after_s": 1})
-        call = FramedCall(live, judged, gate, self._limits, self._farewells, self._holding)
+        call = FramedCall(self._common, live, judged, gate, asked, action)
         try:
             await self._in_time(live.link, call.write())
         except BaseException as error:
             await call.aclose(error)
             raise
-        return FramedTurn(call)
+        return Turn(call)
 
     async def tell(self, live: Live | None, judged: Judged, gate: Gate) -> Whole:
         """Pass on a client's notification, or its answer to a request of the server; None: there is no connection."""
@@ -163,27 +190,6 @@ class Framed:
         finally:
             link.frames.forget(pending)
 
-    async def _take_over(self, adoption: Adoption[HeldFrame], answer: bytes | None) -> None:
-        """Take a call over with the first answer to its server, if that still wants one.
-
-        Once the call is adopted, whatever goes wrong is its end.
-        """
-        call = adoption.held.call
-        ended: BaseException | None = None
-        try:
-            if answer is None:
-                adoption()
-            else:
-                await self._in_time(call.live.link, call.live.link.write(answer, adoption))
-        except BaseException as error:
-            ended = error
-            raise
-        finally:
-            if adoption.done:
-                call.go_on(adoption.judged, adoption.gate)
-                if ended is not None:
-                    await call.aclose(ended)
-
     async def _in_time(self, link: Link, writing: Coroutine[Any, Any, None]) -> None:
         try:
             async with asyncio.timeout(self._limits.call_s):
@@ -201,8 +207,7 @@ def _refuse(live: Live, action: Action) -> None:
     if action.verb is Verb.STREAM and not native:
         raise MethodNotAllowed(f"`{server}` offers no stream of its own")
     if action.verb in _OF_ONE_CLIENT and not native:
-        why = f"speaks {found.version} only" if live.exclusive else "is one connection for all callers"
-        raise MethodNotFound(f"`{server}` {why}: it does not offer {action.verb.value}")
+        raise MethodNotFound(f"`{server}` is one connection for all callers: it does not offer {action.verb.value}")
     if action.verb is Verb.LISTEN and not found.modern and not live.exclusive:
         raise EraCrossing(
             f"`{server}` speaks {found.version} only, and is one connection for all callers: nobody can subscribe",

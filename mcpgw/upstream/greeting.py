@@ -23,11 +23,12 @@ from mcpgw.upstream.mcp_parts import (
 )
 from mcpgw.upstream.mcp_sessions import handshake
 from mcpgw.upstream.mcp_tasks import without_tasks
+from mcpgw.upstream.mcp_translate import legacy_handshake
 
 _NOT_BRIDGED = ("tasks",)
 # Clients come over streamable HTTP, which no revision before this one has; it adds to those, and takes nothing away.
 _STREAMABLE_SINCE = "2025-03-26"
-# What callers that share a connection cannot be offered: log messages and updates belong to no call.
+# What callers that share a connection cannot be offered: log messages name no call.
 _NOT_SHARED = ("logging",)
 # Which capability a client declares for which request that a server may make of it.
 _CAPABILITY = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
@@ -85,15 +86,18 @@ class Live:
         """Whether its client can use this capability of a server of the handshake era."""
         return self.exclusive and not self.greeting.modern and capability in members(self.greeting.capabilities)
 
-    def hears(self, judged: Judged) -> bool:
-        """Whether what belongs to no call goes to the client of this one."""
-        client = self._client_of(judged)
-        return client is not None and (not client.modern or client.log_level is not None)
+    def hears(self, judged: Judged, client: ClientFacts | None) -> bool:
+        """Whether what belongs to no call goes to this call's client, of whom the server is told so."""
+        if client is None or not self._is_for_client_of(judged):
+            return False
+        return not client.modern or client.log_level is not None
 
     def asks(self, judged: Judged) -> frozenset[str]:
         """Return the requests that the server may make of the client of this call."""
-        client = self._client_of(judged)
-        if client is None or self.greeting.modern or (client.modern and judged.action.verb not in SUSPENDABLE):
+        client = judged.action.client
+        if client is None or self.greeting.modern or not self._is_for_client_of(judged):
+            return frozenset()
+        if client.modern and judged.action.verb not in SUSPENDABLE:
             return frozenset()
         try:
             can = members(client.capabilities)
@@ -101,9 +105,9 @@ class Live:
             return frozenset()
         return frozenset(method for method, capability in _CAPABILITY.items() if capability in can)
 
-    def _client_of(self, judged: Judged) -> ClientFacts | None:
-        """Return the client that this connection is for; None: it is for nobody, or the gateway itself asks."""
-        return judged.action.client if self.exclusive and judged.principal.kind is not Kind.SYSTEM else None
+    def _is_for_client_of(self, judged: Judged) -> bool:
+        """Whether the connection is one client's own, and it is that one who asks: not the gateway itself."""
+        return self.exclusive and judged.principal.kind is not Kind.SYSTEM
 
 
 class _Greeted(msgspec.Struct, gc=False):
@@ -132,22 +136,24 @@ def greeting(message: Message) -> Greeting | None:
     modern = [v for v in MODERN_VERSIONS if v in result.supportedVersions]
     if not modern and result.protocolVersion not in LEGACY_VERSIONS:
         return None
+    bridged = encode({name: raw for name, raw in capabilities.items() if name not in _NOT_BRIDGED})
     return Greeting(
         modern=bool(modern),
         version=modern[-1] if modern else result.protocolVersion,
-        capabilities=without_tasks(
-            encode({name: raw for name, raw in capabilities.items() if name not in _NOT_BRIDGED})
-        ),
+        capabilities=bridged if modern else without_tasks(bridged),
         info=bytes(result.meta.get(SERVER_INFO, b"{}") if modern else result.serverInfo),
         instructions=None if result.instructions is None else encode(result.instructions),
     )
 
 
-def hello(action: Action | None) -> Hello:
-    """Return how to greet a server in the name of the client behind `action`; None: of nobody in particular."""
+def hello(action: Action | None, *, alone: bool = True) -> Hello:
+    """Return how to greet a server in the name of the client behind `action`; None: of nobody in particular.
+
+    `alone`: no other session will use the connection, so that its client's own generation is the best.
+    """
     client = action.client if action is not None else None
     if action is not None and client is not None and not client.modern:
-        return Hello(handshake(action), legacy_first=True)
+        return Hello(handshake(action), legacy_first=alone)
     capabilities, info = b"{}", CLIENT_INFO
     if client is not None:
         capabilities, info = declared(client), client.info if client.info != b"{}" else CLIENT_INFO
@@ -159,7 +165,7 @@ def greet(found: Greeting, action: Action, *, exclusive: bool) -> bytes:
     """Return the result of a caller's own `initialize` or `server/discover`, in its generation."""
     client = action.client
     modern = client.modern if client is not None else found.modern
-    result: dict[str, Any] = {"capabilities": _offered(found, modern=modern, exclusive=exclusive)}
+    result: dict[str, Any] = {"capabilities": _offered(found, exclusive=exclusive)}
     if found.instructions is not None:
         result["instructions"] = Raw(found.instructions)
     if modern:
@@ -167,7 +173,9 @@ def greet(found: Greeting, action: Action, *, exclusive: bool) -> bytes:
         return encode({**result, **envelope, "_meta": {SERVER_INFO: Raw(found.info)}})
     asked = client.protocol_version if client is not None else LEGACY_VERSIONS[-1]
     known = asked if asked in LEGACY_VERSIONS else LEGACY_VERSIONS[-1]
-    version = known if found.modern else max(min(known, found.version), _STREAMABLE_SINCE)
+    if found.modern:
+        return legacy_handshake(encode({**result, "_meta": {SERVER_INFO: Raw(found.info)}}), known, action.server or "")
+    version = max(min(known, found.version), _STREAMABLE_SINCE)
     return encode({"protocolVersion": version, **result, "serverInfo": Raw(found.info)})
 
 
@@ -178,13 +186,13 @@ def answered_by(found: Greeting, action: Action, *, exclusive: bool) -> bytes | 
     return b"{}" if action.verb is Verb.PING else None
 
 
-def _offered(found: Greeting, *, modern: bool, exclusive: bool) -> dict[str, Any]:
+def _offered(found: Greeting, *, exclusive: bool) -> dict[str, Any]:
     capabilities: dict[str, Any] = members(found.capabilities)
-    if not exclusive:
-        for name in _NOT_SHARED:
-            capabilities.pop(name, None)
-    crosses = found.modern and not modern  # then nothing is subscribed to
-    if "resources" in capabilities and (crosses or not exclusive):
+    if exclusive:
+        return capabilities
+    for name in _NOT_SHARED:
+        capabilities.pop(name, None)
+    if "resources" in capabilities and not found.modern:  # a modern server names the subscription in what it tells
         resources = members(capabilities["resources"])
         resources.pop("subscribe", None)
         capabilities["resources"] = resources

@@ -10,12 +10,11 @@ from mcpgw.config import LimitsSection
 from mcpgw.domain import Part, PartKind, Verb
 from mcpgw.errors import InvalidParams, MethodNotAllowed
 from mcpgw.ports import Clock, Exchange
-from mcpgw.upstream.mcp_for_legacy_call import Crossed, OpenQuestions, Rounds, bound_to
+from mcpgw.upstream.mcp_for_legacy_call import Call, Crossed, OpenQuestions, Rounds, Way, bound_to
 from mcpgw.upstream.mcp_for_legacy_stream import ClientState, ClientStream, Listening, Refused, filter_of, listen
-from mcpgw.upstream.mcp_modern import ERA, ModernWire
+from mcpgw.upstream.mcp_modern import ERA
 from mcpgw.upstream.mcp_parts import LEGACY_VERSIONS, NOTIFICATIONS, Whole, accepted
 from mcpgw.upstream.mcp_translate import LOG_LEVELS, legacy_answer, legacy_handshake
-from mcpgw.upstream.mcp_wire import Sending
 
 MAX_URIS = 1000  # that one session is subscribed to
 _NOT_FOUND = -32601
@@ -31,44 +30,47 @@ class ModernForLegacy:
     said or asked for reaches another.
     """
 
-    def __init__(self, wire: ModernWire, limits: LimitsSection, clock: Clock) -> None:
-        self._wire = wire
+    def __init__(self, limits: LimitsSection, clock: Clock) -> None:
         self._limits = limits
         self._clock = clock
         self._states = ClientStates(limits.sessions)
         self._questions = OpenQuestions()
 
-    def holds(self, sending: Sending) -> bool:
+    def holds(self, call: Call) -> bool:
         """Whether this session has crossed before: it goes on in the way that it began."""
-        if self._states.get(sending) is not None:
+        if self._states.get(call) is not None:
             return True
-        return sending.action.verb is Verb.ANSWER and self._questions.find(sending) is not None
+        return call.action.verb is Verb.ANSWER and self._questions.find(call) is not None
 
-    async def send(self, sending: Sending) -> Exchange:
+    def awaits(self, answer: Call) -> bool:
+        """Whether this is the answer to something that was asked across."""
+        return self._questions.find(answer) is not None
+
+    async def send(self, way: Way) -> Exchange:
         """Send a call. Raises NotModern besides what every upstream raises."""
-        verb = sending.action.verb
+        verb = way.action.verb
         if verb is Verb.ANSWER:
-            return self._questions.answer(sending)
+            return self._questions.answer(way)
         if verb in _TO_NOBODY:
             return accepted(**_FACTS)
         if verb is Verb.INITIALIZE:
-            return await self._initialize(sending)
-        state = self._states.of(sending)
+            return await self._initialize(way)
+        state = self._states.of(way)
         if verb is Verb.SET_LEVEL:
-            return _set_level(sending, state)
+            return _set_level(way, state)
         if verb is Verb.STREAM:
-            return await self._stream(sending, state)
+            return await self._stream(way, state)
         if verb in {Verb.RESOURCES_SUBSCRIBE, Verb.RESOURCES_UNSUBSCRIBE}:
-            return await self._subscribe(sending, state)
-        client = sending.action.client
+            return await self._subscribe(way, state)
+        client = way.action.client
         level = state.log_level or (client.log_level if client is not None else None)
-        crossed = Crossed.of(self._wire, sending, level)
+        crossed = Crossed.of(way, level)
         first = await crossed.write()
         return Rounds(crossed, first, self._questions, self._clock.new_id, self._limits)
 
-    def forget(self, sending: Sending) -> None:
+    def forget(self, call: Call) -> None:
         """Let this session find another way: its server does not speak this era any more."""
-        self._states.forget(bound_to(sending))
+        self._states.forget(bound_to(call))
 
     def servers_of(self, client_session: str) -> frozenset[str]:
         """Return the servers that this session of a client has crossed to."""
@@ -78,9 +80,9 @@ class ModernForLegacy:
         """Forget a session of a client that is over."""
         self._states.forget_client(client_session)
 
-    async def _initialize(self, sending: Sending) -> Whole:
+    async def _initialize(self, way: Way) -> Whole:
         """Answer with what the server tells of itself to this very client, for whom it may be private."""
-        crossed = Crossed.of(self._wire, sending, verb=Verb.DISCOVER, forwarded={})
+        crossed = Crossed.of(way, verb=Verb.DISCOVER, forwarded={})
         asked, exchange = await crossed.write()
         last: Part | None = None
         try:
@@ -93,51 +95,51 @@ class ModernForLegacy:
             raise asked.failed("cut", "ended its stream before the answer")
         if last.error_code is not None:
             return Whole(legacy_answer(Verb.INITIALIZE, last))
-        client = sending.action.client
+        client = way.action.client
         stated = client.protocol_version if client is not None else LEGACY_VERSIONS[-1]
         try:
-            result = legacy_handshake(last.body, stated, sending.server)
+            result = legacy_handshake(last.body, stated, way.server)
         except msgspec.DecodeError:
             raise asked.failed("malformed", "told of itself in a way that cannot be read") from None
-        self._states.of(sending)
+        self._states.of(way)
         return Whole(Part(PartKind.WHOLE, result, facts=last.facts))
 
-    async def _listen(self, sending: Sending, uris: frozenset[str]) -> Listening:
+    async def _listen(self, way: Way, uris: frozenset[str]) -> Listening:
         forwarded = {"notifications": filter_of(uris)}
-        crossed = Crossed.of(self._wire, sending, verb=Verb.LISTEN, forwarded=forwarded)
+        crossed = Crossed.of(way, verb=Verb.LISTEN, forwarded=forwarded)
         return await listen(crossed, self._limits.first_byte_s)
 
-    async def _stream(self, sending: Sending, state: ClientState) -> ClientStream:
+    async def _stream(self, way: Way, state: ClientState) -> ClientStream:
         async with state.lock:
             try:
-                first = await self._listen(sending, state.uris)
+                first = await self._listen(way, state.uris)
             except Refused as refused:
                 if refused.part.error_code == _NOT_FOUND:
-                    raise MethodNotAllowed(f"`{sending.server}` offers no subscriptions") from None
+                    raise MethodNotAllowed(f"`{way.server}` offers no subscriptions") from None
                 raise refused.failure from None
-            state.stream = ClientStream(state, first, lambda: self._listen(sending, state.uris))
+            state.stream = ClientStream(state, first, lambda: self._listen(way, state.uris), way.facts)
             return state.stream
 
-    async def _subscribe(self, sending: Sending, state: ClientState) -> Whole:
+    async def _subscribe(self, way: Way, state: ClientState) -> Whole:
         """Change what the session is subscribed to, at once where its stream is open; without one, for when it is."""
-        uri, adding = sending.action.name or "", sending.action.verb is Verb.RESOURCES_SUBSCRIBE
+        uri, adding = way.action.name or "", way.action.verb is Verb.RESOURCES_SUBSCRIBE
         async with state.lock:
             uris = state.uris | {uri} if adding else state.uris - {uri}
             if len(uris) > MAX_URIS:
                 raise InvalidParams(f"a session can subscribe to {MAX_URIS} resources", fix="unsubscribe from some")
             if uris == state.uris or (not adding and state.stream is None):
-                sending.gate()
+                way.gate()
                 state.uris = uris
                 return Whole(_DONE)
             if not adding:
                 state.uris = uris  # whatever becomes of the rest, nothing of it is told any more
             try:
-                await self._relisten(sending, state, uris, uri if adding else None)
+                await self._relisten(way, state, uris, uri if adding else None)
             except Refused as refused:
-                return Whole(legacy_answer(sending.action.verb, refused.part))
+                return Whole(legacy_answer(way.action.verb, refused.part))
             return Whole(_DONE)
 
-    async def _relisten(self, sending: Sending, state: ClientState, uris: frozenset[str], added: str | None) -> None:
+    async def _relisten(self, way: Way, state: ClientState, uris: frozenset[str], added: str | None) -> None:
         """Listen for these resources; before the older listen ends, so that nothing is missed.
 
         Without an open stream the server is asked only whether it tells of the added one. Raises Refused.
@@ -146,9 +148,9 @@ class ModernForLegacy:
         try:
             if stream is not None:
                 await stream.expect()
-            newer = await self._listen(sending, uris)
+            newer = await self._listen(way, uris)
             if added is not None and added not in newer.uris:
-                raise InvalidParams(f"`{sending.server}` does not tell when this resource changes")
+                raise InvalidParams(f"`{way.server}` does not tell when this resource changes")
             state.uris = uris
             taken = stream is not None and state.stream is stream
         finally:
@@ -169,12 +171,12 @@ class ClientStates:
         self._held: OrderedDict[tuple[str, str | None, str], ClientState] = OrderedDict()
         self._of_client: dict[str | None, set[tuple[str, str | None, str]]] = {}
 
-    def get(self, sending: Sending) -> ClientState | None:
-        return self._held.get(bound_to(sending))
+    def get(self, call: Call) -> ClientState | None:
+        return self._held.get(bound_to(call))
 
-    def of(self, sending: Sending) -> ClientState:
+    def of(self, call: Call) -> ClientState:
         """Return what is held for the session of this call, from its first one on."""
-        key = bound_to(sending)
+        key = bound_to(call)
         state = self._held.get(key)
         if state is None:
             state = self._held[key] = ClientState()
@@ -209,13 +211,13 @@ class ClientStates:
             del self._held[key]
 
 
-def _set_level(sending: Sending, state: ClientState) -> Whole:
+def _set_level(way: Way, state: ClientState) -> Whole:
     try:
-        level = msgspec.json.decode(sending.action.forwarded.get("level", b"null"))
+        level = msgspec.json.decode(way.action.forwarded.get("level", b"null"))
     except msgspec.DecodeError:
         level = None
     if not isinstance(level, str) or level not in LOG_LEVELS:
         raise InvalidParams("unknown log level", fix=f"one of: {', '.join(LOG_LEVELS)}")
-    sending.gate()
+    way.gate()
     state.log_level = level
     return Whole(_DONE)

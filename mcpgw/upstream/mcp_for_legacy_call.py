@@ -7,14 +7,16 @@ import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import msgspec
 
 from mcpgw.config import LimitsSection
-from mcpgw.domain import Action, ClientFacts, Part, PartKind, Verb
+from mcpgw.domain import Action, ClientFacts, Judged, Part, PartKind, Verb
 from mcpgw.errors import InvalidRequest, WorldMoved
+from mcpgw.ports import Exchange
 from mcpgw.upstream.mcp_for_legacy_questions import InputRequired, Question, Unaskable, abilities, input_required
-from mcpgw.upstream.mcp_modern import ERA, ModernStream, ModernWire, NotModern
+from mcpgw.upstream.mcp_modern import ERA, NotModern
 from mcpgw.upstream.mcp_parts import (
     LEGACY_VERSIONS,
     MODERN_VERSIONS,
@@ -25,14 +27,12 @@ from mcpgw.upstream.mcp_parts import (
     cancelled,
     encode,
     members,
-    modern_meta,
     next_id,
     notification,
-    params_of,
     request,
 )
 from mcpgw.upstream.mcp_translate import legacy_answer
-from mcpgw.upstream.mcp_wire import ALIVE, Sending, opened_late
+from mcpgw.upstream.mcp_wire import ALIVE, opened_late
 
 MAX_ROUNDS = 10  # of one call, as the SDKs have it
 MAX_WORLDS = 5
@@ -60,6 +60,34 @@ _elicited = msgspec.json.Decoder(_Elicited).decode
 _error = msgspec.json.Decoder(_Error).decode
 
 
+class Call(Protocol):
+    """A permitted call. `server` is the slug of the one that it is for."""
+
+    @property
+    def judged(self) -> Judged: ...
+
+    @property
+    def action(self) -> Action: ...
+
+    @property
+    def server(self) -> str: ...
+
+
+class Way(Call, Protocol):
+    """How such a call gets to its modern server, over whatever leads there."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the record says of what comes back."""
+        ...
+
+    def gate(self) -> None: ...
+
+    async def ask(self, asked: Asked, action: Action) -> Exchange:
+        """Send `action`, which holds the judged values, and whose client is a modern one. Raises NotModern."""
+        ...
+
+
 def modern_facts(client: ClientFacts | None, log_level: str | None) -> ClientFacts:
     """Return what a client of the handshake era says of itself, as a modern one says it with each request."""
     client = client or _NOBODY
@@ -78,22 +106,20 @@ def modern_facts(client: ClientFacts | None, log_level: str | None) -> ClientFac
 class Crossed:
     """A permitted call as it stands on the modern wire. `action` holds the judged values, and `client` its facts."""
 
-    wire: ModernWire
-    sending: Sending
+    way: Way
     action: Action
 
     @classmethod
     def of(
         cls,
-        wire: ModernWire,
-        sending: Sending,
+        way: Way,
         log_level: str | None = None,
         *,
         verb: Verb | None = None,
         forwarded: Mapping[str, bytes] | None = None,
     ) -> Crossed:
         """Return the call; `verb` and `forwarded`, where another request does what the client asks for."""
-        action = sending.action
+        action = way.action
         kept = {name: raw for name, raw in action.forwarded.items() if name not in _OF_ROUNDS}
         action = dataclasses.replace(
             action,
@@ -101,17 +127,15 @@ class Crossed:
             forwarded=kept if forwarded is None else forwarded,
             client=modern_facts(action.client, log_level),
         )
-        return cls(wire, sending, action)
+        return cls(way, action)
 
-    async def write(self, more: Mapping[str, bytes] | None = None) -> tuple[Asked, Whole | ModernStream]:
+    async def write(self, more: Mapping[str, bytes] | None = None) -> tuple[Asked, Exchange]:
         """Send it under an id of its own; `more` are further parameters. Raises NotModern."""
-        action, client = self.action, self.action.client
-        asked = Asked(action.verb, self.sending.server, ERA)
+        action = self.action
+        asked = Asked(action.verb, self.way.server, ERA)
         if more:
             action = dataclasses.replace(action, forwarded={**action.forwarded, **more})
-        meta = modern_meta(client, client.meta if client is not None else b"{}")
-        params = params_of(action, self.sending.judged.arguments.raw, meta)
-        return asked, await self.wire.send(self.sending, asked, MODERN_VERSIONS[-1], params)
+        return asked, await self.way.ask(asked, action)
 
 
 @dataclass(slots=True, eq=False)
@@ -142,38 +166,38 @@ class OpenQuestions:
     def __init__(self) -> None:
         self._open: dict[bytes, OpenQuestion] = {}
 
-    def ask(self, sending: Sending, question: Question, elicitation_id: str) -> OpenQuestion:
+    def ask(self, call: Call, question: Question, elicitation_id: str) -> OpenQuestion:
         answer: asyncio.Future[tuple[str, bytes]] = asyncio.get_running_loop().create_future()
-        asked = OpenQuestion(question, elicitation_id, bound_to(sending), answer)
+        asked = OpenQuestion(question, elicitation_id, bound_to(call), answer)
         self._open[b"%d" % asked.id] = asked
         return asked
 
     def drop(self, asked: OpenQuestion) -> None:
         self._open.pop(b"%d" % asked.id, None)
 
-    def find(self, sending: Sending) -> OpenQuestion | None:
+    def find(self, call: Call) -> OpenQuestion | None:
         """Return what an answer is for: nothing, when another caller or session was asked."""
-        asked = self._open.get(sending.action.forwarded.get("id", b""))
-        return asked if asked is not None and asked.bound_to == bound_to(sending) else None
+        asked = self._open.get(call.action.forwarded.get("id", b""))
+        return asked if asked is not None and asked.bound_to == bound_to(call) else None
 
-    def answer(self, sending: Sending) -> Whole:
+    def answer(self, way: Way) -> Whole:
         """Hand a client's answer to the call that waits for it. Raises InvalidRequest, and what the gate raises."""
-        asked = self.find(sending)
+        asked = self.find(way)
         if asked is None or asked.answer.done():
             raise InvalidRequest("this answers no request that is open")
-        forwarded = sending.action.forwarded
+        forwarded = way.action.forwarded
         member = "result" if "result" in forwarded else "error"
         value = forwarded.get(member, b"")
         if not value.startswith(b"{"):
             raise InvalidRequest(f"the `{member}` of an answer must be an object")
-        sending.gate()
+        way.gate()
         asked.answer.set_result((member, value))
         return accepted(era=ERA)
 
 
-def bound_to(sending: Sending) -> tuple[str, str | None, str]:
+def bound_to(call: Call) -> tuple[str, str | None, str]:
     """Return what a question, and what is held for a session of a client, is bound to."""
-    return sending.judged.principal.key, sending.action.session, sending.server
+    return call.judged.principal.key, call.action.session, call.server
 
 
 class Rounds:
@@ -182,7 +206,7 @@ class Rounds:
     def __init__(
         self,
         crossed: Crossed,
-        first: tuple[Asked, Whole | ModernStream],
+        first: tuple[Asked, Exchange],
         questions: OpenQuestions,
         new_id: Callable[[], str],
         limits: LimitsSection,
@@ -191,13 +215,13 @@ class Rounds:
         self._asked, self._current = first
         self._questions = questions
         self._new_id = new_id
-        self._abilities = abilities(crossed.sending.action.client or _NOBODY)
+        self._abilities = abilities(crossed.way.action.client or _NOBODY)
         self._until = asyncio.get_running_loop().time() + limits.stream_s
         self._answer_s = limits.held_s
         self._pauses = 0
         self._responses: dict[str, bytes] = {}
         self._away: dict[str, str] = {}  # URLs that the user has consented to go to, and their elicitation ids
-        opened = Part(PartKind.OPENED, facts={"upstream_status": 200, "era": ERA})
+        opened = Part(PartKind.OPENED, facts=crossed.way.facts)
         self._parts = opened_late(self._read(), opened, at_once=False)
 
     def __aiter__(self) -> AsyncIterator[Part]:
@@ -247,7 +271,7 @@ class Rounds:
 
     def _refusal(self, text: str) -> Part:
         """Return the end of a call whose questions cannot be answered: for a model to read, where it is a tool's."""
-        facts = {"upstream_status": 200, "era": ERA, "input_required": True}
+        facts = {**self._crossed.way.facts, "input_required": True}
         if self._asked.verb is Verb.TOOLS_CALL:
             result = {"content": [{"type": "text", "text": text}], "isError": True}
             return Part(PartKind.LAST, encode(result), failed=True, facts=facts)
@@ -266,7 +290,7 @@ class Rounds:
                     continue
                 elicitation_id = self._new_id()
                 params = self._abilities.request(question, elicitation_id)
-                asking[key] = asked = self._questions.ask(self._crossed.sending, question, elicitation_id)
+                asking[key] = asked = self._questions.ask(self._crossed.way, question, elicitation_id)
                 requests.append(request(asked.id, question.method, params))
             for message in requests:
                 yield Part(PartKind.EVENT, message)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
 from mcpgw.domain import Part, PartKind
 from mcpgw.errors import GatewayError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable, WorldMoved
+from mcpgw.ports import Exchange
 from mcpgw.upstream.mcp_for_legacy_call import Crossed
-from mcpgw.upstream.mcp_modern import ERA, ModernStream, NotModern
+from mcpgw.upstream.mcp_modern import NotModern
 from mcpgw.upstream.mcp_parts import LIST_CHANGED, Asked, encode, notification, read_message
 from mcpgw.upstream.mcp_wire import ALIVE
 
@@ -58,7 +60,7 @@ class Refused(Exception):
 class Listening:
     """A listen that the server has acknowledged, for these `uris` among others."""
 
-    exchange: ModernStream
+    exchange: Exchange
     uris: frozenset[str]
     pump: asyncio.Task[None] | None = None
 
@@ -93,7 +95,7 @@ async def listen(crossed: Crossed, ack_s: float) -> Listening:
                 if part.error_code is not None:
                     failure = asked.failed("refused", f"refused a subscription (JSON-RPC error {part.error_code})")
                     raise Refused(part, failure)
-                if part.kind is PartKind.EVENT and part.body and isinstance(exchange, ModernStream):
+                if part.kind is PartKind.EVENT and part.body:
                     listening = Listening(exchange, _honoured(asked, part.body))
                     return listening
     except TimeoutError:
@@ -162,11 +164,19 @@ class _Ended:
 class ClientStream:
     """An exchange: the GET stream of a session, for as long as its client reads it.
 
-    `relisten` opens another listen through the gate of the stream's own call, for when the server ends one.
+    `relisten` opens another listen through the gate of the stream's own call, for when the server ends one; `facts` are
+    what the record says of it.
     """
 
-    def __init__(self, state: ClientState, first: Listening, relisten: Callable[[], Awaitable[Listening]]) -> None:
+    def __init__(
+        self,
+        state: ClientState,
+        first: Listening,
+        relisten: Callable[[], Awaitable[Listening]],
+        facts: Mapping[str, Any],
+    ) -> None:
         self._state = state
+        self._facts = facts
         self._relisten = relisten
         self._queue: asyncio.Queue[Part | _Ended] = asyncio.Queue(maxsize=100)
         self._told = Told()
@@ -267,7 +277,7 @@ class ClientStream:
         return notification(UPDATED, encode({"uri": uri}))
 
     async def _read(self) -> AsyncGenerator[Part, None]:
-        yield Part(PartKind.OPENED, facts={"upstream_status": 200, "era": ERA})
+        yield Part(PartKind.OPENED, facts=self._facts)
         yield ALIVE
         now = asyncio.get_running_loop().time
         failed, began = 0, now()

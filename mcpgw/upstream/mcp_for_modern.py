@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
+from functools import partial
 
 import msgspec
 
 from mcpgw.domain import Part, PartKind, Verb
 from mcpgw.errors import UpstreamFailed
-from mcpgw.ports import Exchange
-from mcpgw.upstream.holding import Adoption, not_waiting
+from mcpgw.ports import Exchange, Gate
+from mcpgw.upstream.holding import HeldCall, Holding, Question, Turn, not_waiting
 from mcpgw.upstream.mcp_channel import ERA, Channel, SessionLost
 from mcpgw.upstream.mcp_for_modern_listening import Ears
-from mcpgw.upstream.mcp_for_modern_questions import RESPONSES, STATE, answers_ours, responses
-from mcpgw.upstream.mcp_held import HeldCall, HeldCalls, Turn
+from mcpgw.upstream.mcp_for_modern_questions import STATE, answers_ours, responses, without_responses
 from mcpgw.upstream.mcp_legacy import LegacyWire
+from mcpgw.upstream.mcp_legacy_stream import LegacyStream
 from mcpgw.upstream.mcp_parts import NOTIFICATIONS, Asked, Whole, accepted, encode, params_of, reply
 from mcpgw.upstream.mcp_retelling import Retelling, answer_of, own_token
 from mcpgw.upstream.mcp_translate import LOG_LEVELS, modern_handshake
@@ -38,14 +39,14 @@ _REPEATABLE = frozenset(
 class LegacyForModern:
     """Carries calls across, and back what servers ask in them."""
 
-    def __init__(self, wire: LegacyWire, held: HeldCalls) -> None:
+    def __init__(self, wire: LegacyWire, holding: Holding) -> None:
         self._wire = wire
-        self._held = held
+        self._holding = holding
         self._ears = Ears(wire)
 
     def holds(self, sending: Sending) -> bool:
         """Whether this is a retry of a call that was carried across, whatever its server speaks by now."""
-        return self._held.knows(sending.action)
+        return self._holding.knows(sending.action)
 
     async def ask(self, sending: Sending) -> Exchange:
         """Send a call. Raises NoHandshake and MethodNotAllowed (no stream offered) besides what every upstream does."""
@@ -71,7 +72,6 @@ class LegacyForModern:
 
     async def aclose(self) -> None:
         await self._ears.aclose()
-        await self._held.aclose()
 
     async def _send(self, channel: Channel) -> Exchange:
         sending, session = channel.sending, channel.opened
@@ -84,9 +84,9 @@ class LegacyForModern:
         asked = Asked(action.verb, sending.server, ERA)
         found = await self._wire.post(channel, asked, _params(sending, asked))
         if isinstance(found, Part):
-            return Whole(answer_of(found, sending, session))
+            return Whole(answer_of(found, action, session.info))
         stream = self._wire.streamed(channel, asked, found)
-        stream.go_on(channel, Retelling(sending, session, stream, self._held, self._ears.overheard))
+        stream.go_on(channel, self._retelling(channel, stream))
         return Turn(stream)
 
     async def _want_log(self, channel: Channel) -> None:
@@ -111,40 +111,35 @@ class LegacyForModern:
 
     async def _go_on(self, sending: Sending) -> Turn:
         """Take over the call that this is a retry of, and answer what its server has asked."""
-        adoption = self._held.find(sending)
+        adoption = self._holding.find(sending.judged, sending.gate, LegacyStream)
         call, given = adoption.held, responses(sending.action)
         answers = [reply(q.id, "result", bytes(given[key])) for key, q in call.questions.items() if key in given]
         left = {key: question for key, question in call.questions.items() if key not in given}
-        channel = self._wire.within(sending, call.session)
-        retelling = Retelling(sending, call.session, call.stream, self._held, self._ears.overheard, call.asked)
-        if answers:
-            await self._answer(channel, adoption, answers[0], retelling)
-        else:
-            adoption()
-            call.stream.go_on(channel, retelling)
-        again = self._held.suspend(sending, dataclasses.replace(call, questions=left)) if left else None
-        return Turn(call.stream, answers[1:], again)
+        stream, channel = call.stream, self._wire.within(sending, call.stream.session)
+        retelling = self._retelling(channel, stream, call.asked)
 
-    async def _answer(
-        self, channel: Channel, adoption: Adoption[HeldCall], answer: bytes, retelling: Retelling
-    ) -> None:
-        """Write the first answer. Once the call is adopted, whatever goes wrong is its end."""
-        stream = adoption.held.stream
-        ended: BaseException | None = None
-        try:
+        async def say(gate: Gate) -> None:
             await self._want_log(channel)
-            await channel.tell(answer, adoption)
-        except SessionLost as lost:
-            ended = lost
+            await channel.tell(answers[0], gate)
+
+        try:
+            await adoption.take_over(say if answers else None, lambda: stream.go_on(channel, retelling))
+        except SessionLost:
             raise stream.asked.failed("session_lost", "no longer has the session of this call") from None
-        except BaseException as error:
-            ended = error
-            raise
-        finally:
-            if adoption.done:
-                stream.go_on(channel, retelling)
-                if ended is not None:
-                    await stream.aclose(ended)
+        again = self._suspended(sending, stream, left, call.asked) if left else None
+        return Turn(stream, answers[1:], again)
+
+    def _retelling(self, channel: Channel, stream: LegacyStream, before: int = 0) -> Retelling:
+        sending, session = channel.sending, channel.opened
+        suspend = partial(self._suspended, sending, stream)
+        return Retelling(
+            sending.judged, stream.asked, session.info, suspend, partial(self._ears.overheard, session), before
+        )
+
+    def _suspended(
+        self, sending: Sending, stream: LegacyStream, questions: Mapping[str, Question], asked: int
+    ) -> Part:
+        return self._holding.suspend(sending.judged, HeldCall(stream, questions, asked), upstream_status=200, era=ERA)
 
 
 def _discovered(sending: Sending, initialized: bytes) -> bytes:
@@ -156,9 +151,6 @@ def _discovered(sending: Sending, initialized: bytes) -> bytes:
 
 
 def _params(sending: Sending, asked: Asked) -> bytes:
-    action = sending.action
+    action = without_responses(sending.action)
     meta = own_token(action.client.meta, asked.id) if action.client is not None else b"{}"
-    if RESPONSES in action.forwarded:  # to what was asked without holding the call: the server has no word for it
-        rest = {name: raw for name, raw in action.forwarded.items() if name != RESPONSES}
-        action = dataclasses.replace(action, forwarded=rest)
     return params_of(action, sending.judged.arguments.raw, meta if meta != b"{}" else b"")

@@ -109,7 +109,7 @@ class Ear:
         self.tell(message)
         return None
 
-    def answered(self, message: Message) -> Part:
+    def answered(self, part: Part) -> Part:
         return ALIVE  # there was no request
 
     async def lull(self, more: Callable[[], bool]) -> Part | None:

@@ -200,6 +200,14 @@ def responses(action: Action) -> Mapping[str, Raw]:
     return found
 
 
+def without_responses(action: Action) -> Action:
+    """Return an action without answers to what was asked without holding the call: no server has a word for them."""
+    if RESPONSES not in action.forwarded:
+        return action
+    rest = {name: raw for name, raw in action.forwarded.items() if name != RESPONSES}
+    return dataclasses.replace(action, forwarded=rest)
+
+
 def answers_ours(action: Action) -> bool:
     """Whether a request brings an answer to what a held call has asked."""
     raw = action.forwarded.get(RESPONSES)

@@ -10,12 +10,12 @@ from mcpgw.ports import Clock, Exchange, Gate
 from mcpgw.task_ids import TaskIds
 from mcpgw.upstream.era import Eras, Spoken
 from mcpgw.upstream.flights import Flights
+from mcpgw.upstream.holding import Holding
 from mcpgw.upstream.http import HttpClient
 from mcpgw.upstream.mcp_for_legacy import ModernForLegacy
 from mcpgw.upstream.mcp_for_modern import LegacyForModern
-from mcpgw.upstream.mcp_held import HeldCalls
 from mcpgw.upstream.mcp_legacy import LegacyWire, NoHandshake
-from mcpgw.upstream.mcp_modern import ModernWire, NotModern
+from mcpgw.upstream.mcp_modern import ModernWay, ModernWire, NotModern
 from mcpgw.upstream.mcp_parts import NOTIFICATIONS, ListChanged, Whole, accepted
 from mcpgw.upstream.mcp_wire import Sending
 
@@ -33,15 +33,15 @@ class McpHttpUpstream:
         limits: LimitsSection,
         clock: Clock,
         on_list_changed: ListChanged,
-        held: HeldCalls,
+        holding: Holding,
         task_ids: TaskIds | None = None,
     ) -> None:
         self._eras = Eras(clock.monotonic)
         self._probing: Flights[Spoken | None] = Flights()
         self._modern = ModernWire(http, limits, on_list_changed, task_ids)
         self._legacy = LegacyWire(http, limits, clock, on_list_changed, self._eras)
-        self._modern_for_legacy = ModernForLegacy(self._modern, limits, clock)
-        self._legacy_for_modern = LegacyForModern(self._legacy, held)
+        self._modern_for_legacy = ModernForLegacy(limits, clock)
+        self._legacy_for_modern = LegacyForModern(self._legacy, holding)
 
     async def send(self, permit: Permit, credential: Mapping[str, str], gate: Gate) -> Exchange:
         """Send what the permit allows. What finds out the server's era passes the gate too.
@@ -115,7 +115,7 @@ class McpHttpUpstream:
 
     async def _cross_to_modern(self, sending: Sending) -> Exchange:
         try:
-            return await self._modern_for_legacy.send(sending)
+            return await self._modern_for_legacy.send(ModernWay(self._modern, sending))
         except NotModern as contradiction:
             probed = await self._probe(sending)
             if probed is None or probed.modern:
@@ -143,9 +143,9 @@ class McpHttpUpstream:
             return await self._legacy.ask(sending)
         except NoHandshake as refused:
             probed = await self._probe(sending)
-            if probed is None or not probed.modern:
+            if probed is not None and not probed.modern:
                 raise refused.failure from None
-        try:
+        try:  # a server that does not say what it is may say what it wants: a credential
             return await self._modern.ask(sending)
         except NotModern as contradiction:
             raise contradiction.failure from None

@@ -15,7 +15,7 @@ from mcpgw.upstream.farewells import Farewells
 from mcpgw.upstream.flights import Flights
 from mcpgw.upstream.http import HttpClient, Response
 from mcpgw.upstream.mcp_channel import ERA, Channel, SessionLost
-from mcpgw.upstream.mcp_legacy_stream import LegacyStream, Streamed, Telling
+from mcpgw.upstream.mcp_legacy_stream import Common, LegacyStream, Streamed
 from mcpgw.upstream.mcp_parts import (
     NOTIFICATIONS,
     Asked,
@@ -30,8 +30,9 @@ from mcpgw.upstream.mcp_parts import (
     reply,
     request,
 )
+from mcpgw.upstream.mcp_retelling import Telling
 from mcpgw.upstream.mcp_sessions import Session, Sessions, key_of, opening
-from mcpgw.upstream.mcp_wire import Sending, final, media_type, unusable
+from mcpgw.upstream.mcp_wire import Sending, final, media_type, refuses_credential, unusable
 
 # How servers refuse a session with status 400: the TypeScript and Python SDKs when they do not know it, and a server
 # that has become modern in the meantime.
@@ -62,8 +63,8 @@ class LegacyWire:
         self._http = http
         self._eras = eras
         self._limits = limits
-        self._on_list_changed = on_list_changed
         self.farewells = Farewells()
+        self._common = Common(limits, on_list_changed, self.farewells)
         self._sessions = Sessions(limits, clock.monotonic)
         self._opening: Flights[Session] = Flights()
         self._greeting: Flights[None] = Flights()
@@ -152,7 +153,7 @@ class LegacyWire:
             return await final(response, asked, self._limits)
         if response.status == 200 and kind == b"application/json":
             return asked.read(await response.body())
-        if 400 <= response.status < 500 and kind == b"application/json":
+        if 400 <= response.status < 500 and kind == b"application/json" and not refuses_credential(response):
             message = read_message(await response.body())
             if message is not None and asked.is_answered_by(message):
                 return message
@@ -254,7 +255,8 @@ class LegacyWire:
         try:
             if status == 404 and channel.has_session_id:
                 raise SessionLost
-            if kind != b"application/json" or not (status == 200 or 400 <= status < 500):
+            is_answer = status == 200 or (400 <= status < 500 and not refuses_credential(response))
+            if kind != b"application/json" or not is_answer:
                 raise unusable(asked, response)
             data = await response.body()
         finally:
@@ -296,16 +298,7 @@ class LegacyWire:
         *,
         quiet: bool = False,
     ) -> LegacyStream:
-        return LegacyStream(
-            channel,
-            asked,
-            response,
-            self._limits,
-            self._on_list_changed,
-            self.farewells,
-            telling,
-            quiet=quiet,
-        )
+        return LegacyStream(self._common, channel, asked, response, telling, quiet=quiet)
 
 
 def unknown_session(sending: Sending) -> UpstreamFailed:

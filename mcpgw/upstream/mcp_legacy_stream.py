@@ -6,7 +6,8 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Protocol, cast
+from dataclasses import dataclass
+from typing import cast
 
 from mcpgw.config import LimitsSection
 from mcpgw.domain import Part, PartKind, Verb
@@ -15,7 +16,9 @@ from mcpgw.ports import Gate
 from mcpgw.upstream.farewells import Farewells, last_word
 from mcpgw.upstream.http import Response
 from mcpgw.upstream.mcp_channel import ERA, Channel, SessionLost
-from mcpgw.upstream.mcp_parts import Asked, ListChanged, Message, own_reply
+from mcpgw.upstream.mcp_parts import Asked, ListChanged
+from mcpgw.upstream.mcp_retelling import AsItIs, Telling
+from mcpgw.upstream.mcp_sessions import Session
 from mcpgw.upstream.mcp_wire import ALIVE, media_type, opened_late, tell, unusable
 from mcpgw.upstream.sse import SseEvent, SseSplitter
 
@@ -26,66 +29,42 @@ _RETRY = re.compile(rb"^retry: ?([0-9]{1,9})\r?$", re.MULTILINE)
 OPENED = Part(PartKind.OPENED, facts={"upstream_status": 200, "era": ERA})
 
 
-class Telling(Protocol):
-    """How what a server sends on a stream is told to whoever asked."""
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What all streams of a wire have in common."""
 
-    def heard(self, message: Message) -> Part | bytes | None:
-        """Return what to tell of a notification or a request, or what to answer the server; None: neither."""
-        ...
-
-    def answered(self, message: Message) -> Part:
-        """Return the last part. Raises UpstreamFailed for what is no answer to the request."""
-        ...
-
-    async def lull(self, more: Callable[[], bool]) -> Part | None:
-        """Return what is to be told when the server has said all for now; `more`: it says on."""
-        ...
-
-
-class AsItIs:
-    """To a client of the same generation; `relays`: there is one, which answers requests of the server itself."""
-
-    def __init__(self, asked: Asked, *, relays: bool) -> None:
-        self._asked = asked
-        self._relays = relays
-
-    def heard(self, message: Message) -> Part | bytes | None:
-        body = own_reply(message, relayed=self._relays) if message.has_id else None
-        return self._asked.event(message) if body is None else body
-
-    def answered(self, message: Message) -> Part:
-        return self._asked.answer(message, PartKind.LAST)
-
-    async def lull(self, more: Callable[[], bool]) -> Part | None:
-        return None
+    limits: LimitsSection
+    on_list_changed: ListChanged
+    farewells: Farewells
 
 
 class LegacyStream:
-    """What a server sends on one stream. One that ends before its answer is resumed where its last event stood.
+    """Implements `Suspendable`. A stream that ends before its answer is resumed where its last event stood.
 
     `parts` go on behind a part that is held, once `go_on` has said for whom. `quiet`: the server may be silent for as
     long as the stream lives.
     """
 
+    opened = OPENED
+
     def __init__(
         self,
+        common: Common,
         channel: Channel,
         asked: Asked,
         response: Response,
-        limits: LimitsSection,
-        on_list_changed: ListChanged,
-        farewells: Farewells,
         telling: Telling | None = None,
         *,
         quiet: bool = False,
     ) -> None:
+        limits = common.limits
         self.asked = asked
         self.telling = telling or AsItIs(asked, relays=not channel.sending.own)
         self._channel = channel
         self._response = response
         self._limits = limits
-        self._on_list_changed = on_list_changed
-        self._farewells = farewells
+        self._on_list_changed = common.on_list_changed
+        self._farewells = common.farewells
         self._idle_s = limits.stream_s if quiet else limits.stream_idle_s
         self._until = asyncio.get_running_loop().time() + limits.stream_s
         self._last_id: bytes | None = None
@@ -93,6 +72,14 @@ class LegacyStream:
         self._resumptions = 0
         self._answered = asked.verb is Verb.STREAM  # which has no answer to wait for
         self.parts = self._read()
+
+    def __aiter__(self) -> AsyncIterator[Part]:
+        return self.parts
+
+    @property
+    def session(self) -> Session:
+        """The session that the stream is in."""
+        return self._channel.opened
 
     def go_on(self, channel: Channel, telling: Telling) -> None:
         """Read on in the name of another call."""
@@ -104,8 +91,11 @@ class LegacyStream:
         await self._close()
         self._say_farewell(self._channel.sending.gate, reason)
 
-    async def abandon(self) -> None:
+    def abandon(self) -> None:
         """Let go of a stream that no call stands behind any more; the server is told, whatever ended the call."""
+        self._farewells.let_go(self._abandoned())
+
+    async def _abandoned(self) -> None:
         await self._close()
         self._say_farewell(last_word, None)
 
@@ -177,7 +167,7 @@ class LegacyStream:
             return self.telling.heard(message)
         if self.asked.verb is Verb.STREAM:
             return None  # there no answer is due
-        last = self.telling.answered(message)
+        last = self.telling.answered(self.asked.answer(message, PartKind.LAST))
         self._answered = True
         return last
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
+from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
 from mcpgw.config import LimitsSection
-from mcpgw.domain import Part, PartKind, Verb
+from mcpgw.domain import Action, Part, PartKind, Verb
 from mcpgw.errors import UpstreamFailed
 from mcpgw.mirrored import encoded, headers_of, others
 from mcpgw.task_ids import TASK_VERBS, TaskIds
@@ -36,6 +38,7 @@ from mcpgw.upstream.mcp_wire import (
     final,
     media_type,
     opened_late,
+    refuses_credential,
     tell,
     unusable,
 )
@@ -150,7 +153,8 @@ class ModernWire:
         kind, status = media_type(response), response.status
         if kind == b"text/event-stream" and status == 200:
             return ModernStream(asked, response, self._limits, self._on_list_changed)
-        if kind != b"application/json" or not (status == 200 or 400 <= status < 500):
+        is_answer = status == 200 or (400 <= status < 500 and not refuses_credential(response))
+        if kind != b"application/json" or not is_answer:
             raise self._misfit(asked, response)
         data = await response.body()
         if status == 200:
@@ -171,6 +175,26 @@ class ModernWire:
         if 400 <= response.status < 500 and response.status not in _SAYS_NOTHING:
             return NotModern(failure)
         return failure
+
+
+class ModernWay:
+    """Implements `Way`: a call of a handshake-era client that goes to a server of this era."""
+
+    facts: Mapping[str, Any] = MappingProxyType({"upstream_status": 200, "era": ERA})
+
+    def __init__(self, wire: ModernWire, sending: Sending) -> None:
+        self.judged = sending.judged
+        self.action = sending.action
+        self.server = sending.server
+        self.gate = sending.gate
+        self._wire = wire
+        self._sending = sending
+
+    async def ask(self, asked: Asked, action: Action) -> Whole | ModernStream:
+        client = action.client
+        meta = modern_meta(client, client.meta if client is not None else b"{}")
+        params = params_of(action, self.judged.arguments.raw, meta)
+        return await self._wire.send(self._sending, asked, MODERN_VERSIONS[-1], params)
 
 
 class ModernStream:

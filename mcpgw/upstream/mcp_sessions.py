@@ -143,7 +143,7 @@ def key_of(sending: Sending) -> Key:
     client = action.client
     if client is None or not client.modern or sending.own:
         return who.key, action.session, version.server, version.version
-    bound = client.protocol_version, declared(client), tuple(sending.credential)
+    bound = client.protocol_version, declared(client), sending.bound
     return who.key, None, version.server, version.version, bound
 
 

@@ -63,7 +63,7 @@ class SseServers:
         action, judged = sending.action, sending.judged
         if action.verb is Verb.END_SESSION:
             return accepted()  # whose end the gateway has noticed
-        whose = Whose.of(judged, (sending.server, sending.version.version, *sending.credential))
+        whose = Whose.of(judged, (sending.server, sending.version.version, *sending.bound))
         if action.verb in NOTIFICATIONS or action.verb is Verb.ANSWER:
             held = self._pool.get(whose)
             return await self._framed.tell(held.running if held is not None else None, judged, sending.gate)
@@ -173,6 +173,8 @@ class SseClient:
             if live is None:
                 asked = Asked(sending.action.verb, sending.server, ERA)
                 raise asked.failed("session_lost", "ended the session that was just opened")
+            if self._session is not None:
+                self._session.proven_by(sending)
             return live
         finally:
             self._waiting -= 1

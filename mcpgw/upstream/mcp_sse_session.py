@@ -79,6 +79,10 @@ class SseSession:
     def running(self) -> bool:
         return not self.frames.ended
 
+    def proven_by(self, sending: Sending) -> None:
+        """Send what this call is sent with from now on: its credential may be a newer one of the same holder."""
+        self._headers = list(sending.credential)
+
     async def stop(self) -> None:
         """End the session: the server sees that its stream is closed."""
         self._end("was let go of")

@@ -13,7 +13,7 @@ from typing import cast
 
 from mcpgw.config import LimitsSection
 from mcpgw.domain import Action, Judged, Kind, Part, PartKind, Permit, ServerVersion
-from mcpgw.errors import Internal, UpstreamFailed, UpstreamTimeout
+from mcpgw.errors import CredentialRefused, Internal, UpstreamFailed, UpstreamTimeout
 from mcpgw.ports import Gate
 from mcpgw.upstream.http import Response, Url
 from mcpgw.upstream.mcp_parts import LIST_CHANGED, Asked, ListChanged, Message
@@ -24,6 +24,7 @@ Header = tuple[bytes, bytes]
 ALIVE = Part(PartKind.EVENT)  # the server says that it is still there; before a part leaves, the call is judged again
 JSON: Header = (b"content-type", b"application/json")
 ACCEPT: Header = (b"accept", b"application/json, text/event-stream")
+MAX_CHALLENGE_BYTES = 4096
 _MEDIA_TYPE = re.compile(rb"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,40}")
 
 url_of = lru_cache(maxsize=1024)(Url.parse)
@@ -53,6 +54,11 @@ class Sending:
         return self.version.server
 
     @property
+    def bound(self) -> tuple[Header, ...]:
+        """What of the credential a session is bound to: one that is renewed goes on in the session of its holder."""
+        return () if self.version.auth is not None else tuple(self.credential)
+
+    @property
     def own(self) -> bool:
         """Whether the gateway itself asks: no client stands behind the call whose generation would matter."""
         return self.action.client is None or self.judged.principal.kind is Kind.SYSTEM
@@ -77,12 +83,30 @@ def _media_type(stated: bytes) -> bytes:
     return stated.partition(b";")[0].strip().lower()
 
 
+def refuses_credential(response: Response) -> bool:
+    """Whether another credential, or one with more scopes, is what the server wants (RFC 6750 §3.1)."""
+    challenge = response.headers.get(b"www-authenticate", b"")
+    return response.status == 401 or (response.status == 403 and b"insufficient_scope" in challenge)
+
+
+def credential_refused(asked: Asked, response: Response) -> CredentialRefused:
+    refusal = CredentialRefused(
+        f"`{asked.server}` refused the gateway's credential (HTTP {response.status})",
+        fix="it did not carry out the call; the next one comes with a new credential, where one can be had",
+        data={"cause": "credential", "reason": "credential_refused"},
+    )
+    refusal.challenge = response.headers.get(b"www-authenticate", b"")[:MAX_CHALLENGE_BYTES].decode("latin-1")
+    return refusal
+
+
 def unusable(asked: Asked, response: Response) -> UpstreamFailed:
     """Return the error for an answer whose status or media type says enough."""
     status = response.status
     if 300 <= status < 400:
         return asked.failed("redirect", f"answered with a redirect (HTTP {status}), which is not followed")
-    if status in {401, 403}:
+    if refuses_credential(response):
+        return credential_refused(asked, response)
+    if status == 403:
         return asked.failed("credential", f"refused the gateway's credential (HTTP {status})")
     if status >= 400:
         return asked.failed(f"http_{status // 100}xx", f"answered with HTTP {status}")

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from mcpgw.domain import Action, Judged, Part, PartKind, Principal, ServerVersion, Verb
-from mcpgw.errors import GatewayError, InvalidParams, UnknownName, UpstreamFailed, UpstreamTimeout
+from mcpgw.errors import ConsentNeeded, GatewayError, InvalidParams, UnknownName, UpstreamFailed, UpstreamTimeout
 from mcpgw.ports import Children, KnownCapabilities, Shown
 from mcpgw.seals import Seals
 from mcpgw.upstream.sight import Sight
@@ -51,13 +51,17 @@ class Place:
 
 @dataclass(slots=True)
 class Listed:
-    """What one server listed. `cursor` is where it goes on, `reason` why it is not all there is."""
+    """What one server listed. `cursor` is where it goes on, `reason` why it is not all there is.
+
+    `url` is where the caller can do something about it.
+    """
 
     version: ServerVersion
     items: list[bytes] = field(default_factory=list)
     ttl_ms: int | None = None
     cursor: str | None = None
     reason: str | None = None
+    url: str | None = None
 
     @property
     def size(self) -> int:
@@ -181,7 +185,7 @@ class MergedList:
             if not (able.prompts if self._action.verb is Verb.PROMPTS_LIST else able.resources):
                 return found
             for _ in range(MOST_PAGES):
-                found.cursor = await self._read(found, cursor, max(0.0, until - loop.time()))
+                found.cursor = await self._read_in_their_name(found, cursor, max(0.0, until - loop.time()))
                 if found.cursor is None or len(found.items) >= PAGE_ITEMS or loop.time() >= until:
                     return found
                 cursor = found.cursor
@@ -192,6 +196,14 @@ class MergedList:
         except TimeoutError:
             found.reason = UpstreamTimeout.code
         return found
+
+    async def _read_in_their_name(self, found: Listed, cursor: str | None, within_s: float) -> str | None:
+        """Do as `_read`; a caller who has to agree to something first is told where."""
+        try:
+            return await self._read(found, cursor, within_s)
+        except ConsentNeeded as wanted:
+            found.url = wanted.data["url"]
+            raise
 
     async def _read(self, found: Listed, cursor: str | None, within_s: float) -> str | None:
         """Add one page of a server; return the cursor of the next. Raises GatewayError."""
@@ -227,7 +239,7 @@ class MergedList:
         }
         if after is not None:
             result["nextCursor"] = self._lists.cursors.seal(self._who, self._action, after)
-        missing = [{"server": one.version.server, "reason": one.reason} for one in listed if one.reason is not None]
+        missing = [_missing(one) for one in listed if one.reason is not None]
         if self._action.client is not None and self._action.client.modern:
             ttls = [one.ttl_ms for one in listed if one.ttl_ms is not None]
             # Filtered by this caller's policy; what is missing may be back at any moment.
@@ -236,6 +248,11 @@ class MergedList:
         if missing:
             result["_meta"] = {UNAVAILABLE: missing}
         return _encode(result)
+
+
+def _missing(one: Listed) -> dict[str, str]:
+    said = {"server": one.version.server, "reason": one.reason or ""}
+    return said if one.url is None else {**said, "url": one.url}
 
 
 def _ttl_ms(result: Mapping[str, Raw]) -> int:

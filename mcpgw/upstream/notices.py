@@ -212,6 +212,7 @@ class OwnStream:
                 if part.kind is not PartKind.OPENED:
                     await self._queue.put(part)
                     self._notices.add(self)  # a server's acknowledgement comes before any notice of ours
+            await self._queue.put(Part(PartKind.LAST))  # a server's stream is over: its client may open another one
         except Exception as error:  # noqa: BLE001 - handed to the reader of the stream, which raises it
             await self._queue.put(error)
 

@@ -69,7 +69,8 @@ def _answer(verb: Verb) -> bytes:
 
 
 def _greeting(judged: Judged, capabilities: Mapping[str, Any]) -> bytes:
-    client, instructions = judged.action.client, _instructions(judged.selection)
+    client, version = judged.action.client, judged.version
+    instructions = _instructions(judged.selection) if version is None else _CONNECTED.format(version.server)
     if judged.action.verb is Verb.INITIALIZE:
         return _dumped(
             {
@@ -94,6 +95,7 @@ def _greeting(judged: Judged, capabilities: Mapping[str, Any]) -> bytes:
 
 _SERVER_INFO = {"name": "mcpgw", "version": __version__}
 _INSTRUCTIONS = "Tools of several servers, named {server}__{tool}. What you may not use is not listed."
+_CONNECTED = "The server {} is called in the name of its user, who agrees to that in a browser once."
 _SEARCHED = f"Many tools of several servers: find one with {FIND_TOOL}, then call it with {CALL_TOOL}."
 
 

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
-from mcpgw.domain import Judged, Part, PartKind, Permit, Route, ServerVersion, Transport, Verb
+from mcpgw.domain import (
+    OWN_UNTIL_CONNECTED,
+    OWN_VERBS,
+    AuthMode,
+    Judged,
+    Part,
+    PartKind,
+    Permit,
+    Route,
+    ServerVersion,
+    Transport,
+    Verb,
+)
 from mcpgw.errors import EraCrossing, MethodNotAllowed, UpstreamFailed
 from mcpgw.ports import Exchange, Gate, Upstream
 from mcpgw.upstream.own import OwnUpstream
 from mcpgw.upstream.streams import Streams
 
-# What the gateway answers itself, whatever server the endpoint names.
-_OWN = frozenset({Verb.PING, Verb.INITIALIZED, Verb.CANCELLED, Verb.TOOLS_LIST, Verb.RESUME})
 _HANDSHAKES = frozenset({Verb.INITIALIZE, Verb.DISCOVER})
 _SUBSCRIPTIONS = frozenset({Verb.RESOURCES_SUBSCRIBE, Verb.RESOURCES_UNSUBSCRIBE})
 _ADDED_TO = _HANDSHAKES | _SUBSCRIPTIONS | {Verb.STREAM, Verb.LISTEN}
@@ -59,7 +69,7 @@ class Router:
         action, version = permit.judged.action, permit.judged.version
         if action.route is Route.LLM:
             return await self._llm.send(permit, credential, sending)
-        if version is None or (action.verb in _OWN and action.route is not Route.SYSTEM):
+        if version is None or (action.verb in _own_of(version) and action.route is not Route.SYSTEM):
             return await self._own.send(permit, credential, sending)
         server = self._servers[version.transport]
         if action.verb in _ADDED_TO and action.route is not Route.SYSTEM:
@@ -82,6 +92,10 @@ class Router:
         except (MethodNotAllowed, EraCrossing):
             inner = None
         return self._streams.open(judged, inner)
+
+
+def _own_of(version: ServerVersion) -> Collection[Verb]:
+    return OWN_UNTIL_CONNECTED if version.auth is not None and version.auth.mode is AuthMode.USER else OWN_VERBS
 
 
 class _Handshake:

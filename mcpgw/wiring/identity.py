@@ -6,28 +6,45 @@ from functools import cached_property
 
 from starlette.routing import BaseRoute
 
-from mcpgw.auth import keys
+from mcpgw.auth import keys, scopes
 from mcpgw.auth.access_tokens import AccessTokens
-from mcpgw.auth.broker import StaticBroker
 from mcpgw.auth.challenge import Challenges
+from mcpgw.auth.clients import ClientsService
 from mcpgw.auth.endpoints import Endpoints
-from mcpgw.auth.metadata import Metadata
-from mcpgw.auth.server.token_endpoint import TokenEndpoint
+from mcpgw.auth.fetch import Fetcher
+from mcpgw.auth.holders import refusal_at
+from mcpgw.auth.issuers import Issuers
+from mcpgw.auth.principals import PrincipalsService
+from mcpgw.auth.server.grants import Grants, Lifetimes
+from mcpgw.auth.server.passwords import Passwords
+from mcpgw.auth.server.sessions import SESSION
 from mcpgw.auth.service import KeysService
 from mcpgw.auth.signing import SigningKeys
+from mcpgw.auth.vault import Vault
 from mcpgw.auth.verifier import DevVerifier, Verifier
 from mcpgw.config import Settings
-from mcpgw.edge import oauth
+from mcpgw.domain import Account, Principal
 from mcpgw.errors import GatewayError, Unauthenticated
-from mcpgw.ports import Clock, CredentialBroker, Records, Store, Worlds
+from mcpgw.ports import AuthLog, Clock, CredentialBroker, Records, Store, Worlds
 from mcpgw.seals import Seals
+from mcpgw.wiring.authorization_server import AuthorizationServer
+from mcpgw.wiring.credentials import Credentials
+from mcpgw.wiring.people import People
+from mcpgw.wiring.trust import configured_issuers, fetcher_of
 
 
 class Identity:
     """The parts of `auth` in one worker. `published` is the store whose changes other workers hear of."""
 
     def __init__(
-        self, settings: Settings, clock: Clock, worlds: Worlds, published: Store, records: Records, seals: Seals
+        self,
+        settings: Settings,
+        clock: Clock,
+        worlds: Worlds,
+        published: Store,
+        records: Records,
+        seals: Seals,
+        log: AuthLog,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -35,10 +52,17 @@ class Identity:
         self._published = published
         self._records = records
         self._seals = seals
+        self.log = log
+        scopes.declare(settings.auth.roles)
 
     @cached_property
     def endpoints(self) -> Endpoints:
         return Endpoints(self._settings.server.base_url)
+
+    @cached_property
+    def fetcher(self) -> Fetcher:
+        """The one that asks for URLs of clients and servers."""
+        return fetcher_of(self._settings)
 
     @cached_property
     def signing(self) -> SigningKeys:
@@ -56,34 +80,103 @@ class Identity:
     def verifier(self) -> Verifier | DevVerifier:
         if self._settings.server.dev_no_auth:
             return DevVerifier()
-        return Verifier(pepper=self.pepper, tokens=self.tokens, endpoints=self.endpoints, clock=self._clock)
+        return Verifier(
+            pepper=self.pepper,
+            tokens=self.tokens,
+            endpoints=self.endpoints,
+            clock=self._clock,
+            issuers=self.issuers,
+        )
+
+    @cached_property
+    def issuers(self) -> Issuers | None:
+        return configured_issuers(self._settings, self._clock)
+
+    def refusal_of(self, who: Principal) -> Unauthenticated | None:
+        """Return why a call that runs may not go on, or None."""
+        refusal = refusal_at(self._clock.time(), who, self._worlds.current.identities)
+        return refusal if refusal is not None or self.issuers is None else self.issuers.refusal_of(who)
 
     @cached_property
     def challenges(self) -> Challenges:
         return Challenges(self.endpoints)
 
     @cached_property
+    def credentials(self) -> Credentials:
+        """What proves us to upstreams."""
+        return Credentials(
+            self._settings, self._clock, self._worlds, self._published, self._records, self._seals, identity=self
+        )
+
+    @property
+    def vault(self) -> Vault:
+        return self.credentials.vault
+
+    @property
     def broker(self) -> CredentialBroker:
-        return StaticBroker(self._settings)
+        return self.credentials.broker
 
     @cached_property
     def keys(self) -> KeysService:
         return KeysService(self._published, self._worlds, self._clock, self.pepper)
 
+    @cached_property
+    def clients(self) -> ClientsService:
+        return ClientsService(self._published, self._worlds, self._clock, self.pepper)
+
+    @cached_property
+    def passwords(self) -> Passwords:
+        return Passwords()
+
+    @cached_property
+    def principals(self) -> PrincipalsService:
+        return PrincipalsService(
+            self._published,
+            self._worlds,
+            self._clock,
+            hash_password=self.passwords.hashed,
+            ended=[self._drop_sessions, self._drop_grants],
+        )
+
+    @cached_property
+    def grants(self) -> Grants:
+        auth = self._settings.auth
+        lifetimes = Lifetimes(
+            code_s=auth.server.code_ttl_s, grant_s=auth.server.refresh_ttl_s, token_s=auth.token_ttl_s
+        )
+        return Grants(self._records, self._published, self._worlds, self._clock, lifetimes)
+
+    @cached_property
+    def server(self) -> AuthorizationServer:
+        return AuthorizationServer(self._settings, self._clock, self._worlds, self._records, self, self.log)
+
+    @cached_property
+    def people(self) -> People:
+        return People(
+            self._settings, self._clock, self._worlds, self._published, self._records, self._seals, identity=self
+        )
+
+    async def _drop_sessions(self, account: Account) -> None:
+        await self._records.drop(SESSION, account.id)
+
+    async def _drop_grants(self, account: Account) -> None:
+        await self.grants.revoke_all(account.id, reason="the account has ended, or has another password")
+
     def routes(self) -> list[BaseRoute]:
         """Return the routes of discovery and of our authorization server."""
-        tokens = TokenEndpoint(
-            tokens=self.tokens,
-            endpoints=self.endpoints,
-            worlds=self._worlds,
-            pepper=self.pepper,
-            ttl_s=self._settings.auth.token_ttl_s,
-            clock=self._clock,
-        )
-        return [*oauth.routes(tokens, Metadata(self.endpoints, self.signing))]
+        return [*self.server.routes(), *self.people.routes()]
+
+    def each_second(self) -> None:
+        """Follow what has changed on the disk, and let go of what has expired."""
+        self.signing.refresh(self._clock.time())
+
+    async def sweep(self) -> None:
+        """Remove expired records; for one worker of all."""
+        await self._records.sweep()
 
     async def close(self) -> None:
         """Let go of connections."""
+        await self.credentials.close()
 
     def challenge(self, path: str, error: GatewayError) -> str:
         """Return the value of `WWW-Authenticate` for a 401 or 403."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from mcpgw.addresses import vetted
 from mcpgw.config import LimitsSection, Provider, Settings
 from mcpgw.domain import Action, Principal, ServerVersion, Switches, Target, Transport
 from mcpgw.openapi_section import OpenApiServer
@@ -18,13 +19,11 @@ from mcpgw.running import Board
 from mcpgw.seals import Seals
 from mcpgw.shelf import ShelfLimits
 from mcpgw.task_ids import TaskIds
-from mcpgw.upstream.addresses import vetted
 from mcpgw.upstream.aggregate import Aggregate
 from mcpgw.upstream.holding import Holding
 from mcpgw.upstream.http import HttpClient, Url
 from mcpgw.upstream.llm.openai import OpenAiUpstream
 from mcpgw.upstream.llm.usage import Usage
-from mcpgw.upstream.mcp_held import HeldCalls
 from mcpgw.upstream.mcp_http import McpHttpUpstream
 from mcpgw.upstream.mcp_sse import SseServers
 from mcpgw.upstream.merged import Cursors, MergedLists
@@ -72,10 +71,10 @@ class Upstreams:
         self.notices = Notices(sight, together.capabilities, together.watches)
         self.streams = Streams(self.notices, together.children, together.shown)
         holding = Holding(RequestStates(seals), shelf, clock, limits.held_s)
-        held = HeldCalls(holding)
-        self.mcp_http = McpHttpUpstream(self.http, limits, clock, on_list_changed, held, TaskIds(seals))
+        task_ids = TaskIds(seals)
+        self.mcp_http = McpHttpUpstream(self.http, limits, clock, on_list_changed, holding, task_ids)
         self.sse = SseServers(self.http, limits, clock, on_list_changed, holding)
-        self.stdio = StdioServers(settings.registry.stdio, limits, on_list_changed, clock.monotonic, holding)
+        self.stdio = StdioServers(settings.registry.stdio, limits, clock, on_list_changed, holding, task_ids)
         self.router: Upstream = Router(
             own=OwnUpstream(
                 self.streams,

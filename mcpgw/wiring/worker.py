@@ -10,21 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
+from starlette.routing import BaseRoute
 
 from mcpgw.app import create_app
 from mcpgw.audit import certificate, logs
+from mcpgw.audit.auth_log import JournalAuthLog
 from mcpgw.audit.journal import SlotJournal
 from mcpgw.audit.keys import Digester, Signer
 from mcpgw.audit.reader import AuditReader
 from mcpgw.audit.segments import Slot as LogSlot
 from mcpgw.audit.segments import unfinished
+from mcpgw.auth.grants import GrantsService
+from mcpgw.auth.signing_service import SigningService
 from mcpgw.bus import ControlServer, LocalBus, PublishingStore
 from mcpgw.chores import Chores, Work, release_by_system
 from mcpgw.clock import SystemClock
 from mcpgw.cluster import EpochBoard, Slot, socket_path
 from mcpgw.config import Settings
-from mcpgw.domain import SYSTEM, Action, KillSwitch, Principal, Route, ServerVersion, Transport, Verb
-from mcpgw.edge import admin, console
+from mcpgw.domain import SYSTEM, Action, KillSwitch, Principal, Route, ServerVersion, Transport, UpstreamAuth, Verb
+from mcpgw.edge import admin
 from mcpgw.edge.asgi import App
 from mcpgw.edge.llm import LlmEdge
 from mcpgw.edge.mcp import McpEdge, presented
@@ -32,7 +36,7 @@ from mcpgw.edge.mcp_names import ClientNames
 from mcpgw.edge.mcp_sessions import Session, Sessions
 from mcpgw.edge.services import Services
 from mcpgw.edge.strict_json import JsonLimits
-from mcpgw.errors import GatewayError, InvalidParams, UsageError
+from mcpgw.errors import FetchRefused, GatewayError, InvalidParams, UsageError
 from mcpgw.kills import KillService
 from mcpgw.pipeline import Gateway
 from mcpgw.places import Places
@@ -48,6 +52,7 @@ from mcpgw.registry.drift import differences
 from mcpgw.registry.service import Probe, ServersService
 from mcpgw.registry.toolsets import ToolsetsService
 from mcpgw.request_state import RequestStates
+from mcpgw.retries import Retries, RetryLimits
 from mcpgw.running import Board
 from mcpgw.seals import Seals
 from mcpgw.status import WorkerStatus
@@ -60,6 +65,7 @@ from mcpgw.upstream.http import Url
 from mcpgw.upstream.llm.proposals import reviewed
 from mcpgw.upstream.relay import SocketRelay
 from mcpgw.visible import sees_model
+from mcpgw.wiring.connecting import Connecting
 from mcpgw.wiring.identity import Identity
 from mcpgw.wiring.upstreams import Upstreams, shelf_limits
 from mcpgw.world import NoPolicy, Snapshot, WorldKeeper, closed_world
@@ -100,6 +106,7 @@ class Worker:
         self.control = ControlServer(self.places.run, index, self.worlds, lambda: self.journal.size)
         self.bus = LocalBus(self.places.run, index, self.epochs, self.control, self._left_by)
         self.seals = Seals(self.places.secret("session.key"), index)
+        self.worlds.refusal_of = self.identity.refusal_of
         self.upstreams = Upstreams(
             settings,
             self.clock,
@@ -117,6 +124,7 @@ class Worker:
         self.services = self._services()
         self.chores = self._chores()
         self.worlds.on_change(self.chores.world_changed)
+        self.worlds.on_change(self.identity.credentials.endings.world_changed)
 
     async def start(self) -> None:
         await self.control.start()  # first: whoever changes state meanwhile gets an answer
@@ -152,7 +160,8 @@ class Worker:
     @cached_property
     def identity(self) -> Identity:
         records = SqlRecords(self.store, self.clock)
-        return Identity(self.settings, self.clock, self.worlds, self.published, records, self.seals)
+        log = JournalAuthLog(self.journal, self.worlds, self.clock)
+        return Identity(self.settings, self.clock, self.worlds, self.published, records, self.seals, log)
 
     @cached_property
     def signer(self) -> Signer:
@@ -181,16 +190,17 @@ class Worker:
             llm=LlmEdge(
                 gateway=self.gateway, llm=settings.llm, limits=settings.limits, challenge=self._challenge_headers
             ),
-            routes=[
-                *self.identity.routes(),
-                *admin.routes(self.services, self._door()),
-                *console.routes(),
-            ],
+            routes=self.routes(),
             server=settings.server,
             limits=settings.limits,
             start=self.start,
             stop=self.stop,
         )
+
+    def routes(self) -> list[BaseRoute]:
+        """Return what is served beside the two edges."""
+        own = admin.routes(self.services, self._door())
+        return [*self.identity.routes(), *self._connecting().routes(), *own]
 
     def _mcp_edge(self) -> McpEdge:
         limits = self.settings.limits
@@ -211,6 +221,9 @@ class Worker:
             challenge=self._challenge_headers,
             names=ClientNames(self.upstreams.together.prompts, TaskIds(self.seals), RequestStates(self.seals)),
         )
+
+    def _connecting(self) -> Connecting:
+        return Connecting(self.settings, self.clock, self.worlds, self.identity, self.prober.greet)
 
     def _door(self) -> admin.Door:
         return admin.Door(
@@ -239,6 +252,9 @@ class Worker:
             broker=self.identity.broker,
             upstream=self.upstreams.router,
             review=reviewed,
+            retries=Retries(
+                self.clock, RetryLimits(most=self.settings.limits.retries, per_s=self.settings.limits.retries_per_s)
+            ),
             clock=self.clock,
         )
 
@@ -257,6 +273,11 @@ class Worker:
             policies=PolicyService(self.published, self.worlds, self.clock, self.settings.policies),
             kills=kills,
             keys=self.identity.keys,
+            clients=self.identity.clients,
+            principals=self.identity.principals,
+            grants=GrantsService(self.identity.grants, self.worlds, [self.identity.people.consents.forget]),
+            secrets=self.identity.credentials.secrets,
+            signing=SigningService(self.settings.data_dir, self.published, self.worlds, self.clock),
             audit=AuditReader(self.places.audit, self.settings.data_dir / "audit-index.db"),
             status=WorkerStatus(
                 self.slot.name,
@@ -275,6 +296,7 @@ class Worker:
             always=self._each_second,
             try_again=self._try_again,
             review=self.gateway.review_suspended,
+            sweep=self.identity.sweep,
         )
         return Chores(
             self.worlds,
@@ -284,9 +306,11 @@ class Worker:
             leads=self.index == LEADER,
         )
 
-    async def _probe(self, slug: str, endpoint: str, transport: Transport) -> Probe:
+    async def _probe(
+        self, slug: str, endpoint: str, transport: Transport, auth: UpstreamAuth | None, by: str
+    ) -> Probe:
         try:
-            return Probe(*await self.prober.candidate(slug, endpoint, transport))
+            return Probe(*await self.prober.candidate(slug, endpoint, transport, auth, by))
         finally:
             if transport is Transport.STDIO and self.index != LEADER:
                 await self.upstreams.stdio.stop(slug)  # its processes are the leader's
@@ -309,12 +333,12 @@ class Worker:
     async def _sees_model(self, who: Principal, action: Action) -> bool:
         return await sees_model(self.worlds.current, who, action)
 
-    @staticmethod
-    def _allow_endpoint(url: str) -> None:
+    def _allow_endpoint(self, url: str) -> None:
         """Addresses are vetted at each connect; here only what can never be one is refused."""
         try:
             Url.parse(url)
-        except UsageError as error:
+            self.identity.fetcher.check(url)
+        except (UsageError, FetchRefused) as error:
             raise InvalidParams(error.message, fix=error.fix) from None
 
     def _list_changed(self, server: str, kind: str) -> None:
@@ -331,15 +355,22 @@ class Worker:
         return made
 
     def _each_second(self) -> None:
+        self.board.cut_ended(self.identity.refusal_of)  # of those that have expired
         self.board.shelf.sweep()
         self.upstreams.sweep()
         self.journal.flush()
         self.certificates.store()
+        self.identity.each_second()
 
     def _left_by(self, name: str) -> tuple[int, tuple[str, ...]]:
         return unfinished(self.places.audit, name)
 
     async def _administrator(self, request: Request) -> Principal:
+        people = self.identity.people
+        if not self.settings.server.dev_no_auth and (
+            who := await admin.signed_in(request, people.front, people.pages)
+        ):
+            return who
         return await self.identity.verifier.verify(presented(request.headers), admin.PREFIX, self.worlds.current)
 
     async def _refused_administrator(self, request: Request, who: Principal | None, error: GatewayError) -> None:

@@ -14,7 +14,7 @@ from joserfc import jws
 from joserfc.jwk import ECKey
 
 from mcpgw.auth import keys
-from mcpgw.auth.access_tokens import AccessTokens
+from mcpgw.auth.access_tokens import AccessTokens, NewToken
 from mcpgw.auth.endpoints import Endpoints
 from mcpgw.auth.signing import SigningKeys
 from mcpgw.auth.verifier import Verifier
@@ -117,7 +117,15 @@ class Identity:
         return refusal.value.message
 
     def token(self, client: OAuthClient, endpoint: str = "/mcp", scope: str = "mcp:use") -> str:
-        return self.tokens.issue(client, endpoint, scope, jti="jti-1", now=self.clock.now, ttl_s=900)
+        new = NewToken(
+            subject=client.subject,
+            client_id=client.client_id,
+            endpoint=endpoint,
+            scope=scope,
+            jti="jti-1",
+            ttl_s=900,
+        )
+        return self.tokens.issue(new, self.clock.now)
 
     def claims(self, **changed: Any) -> dict[str, Any]:
         """The claims of a good token of the client `bot`; a claim changed to None is left out."""

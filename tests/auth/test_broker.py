@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 from types import MappingProxyType
 
 import pytest
 
-from mcpgw.auth.broker import StaticBroker
-from mcpgw.config import HttpServer, LlmSection, Provider, RegistrySection, Settings
+from mcpgw.auth.broker import Broker
+from mcpgw.auth.upstream.configured import ConfiguredHeaders
+from mcpgw.auth.upstream.static import References
+from mcpgw.auth.vault import Vault
+from mcpgw.auth.vault_keys import VaultKeys
+from mcpgw.config import LlmSection, Provider, RegistrySection, Settings
 from mcpgw.domain import (
     SYSTEM,
     Action,
@@ -23,7 +28,10 @@ from mcpgw.domain import (
     VersionStatus,
 )
 from mcpgw.errors import UsageError
+from mcpgw.http_section import HttpServer
 from mcpgw.openapi_section import OpenApiServer
+from mcpgw.store.records import MemoryRecords
+from tests.auth.parts import SettableClock
 
 URL = "https://tools.example/mcp"
 
@@ -52,6 +60,11 @@ def judged(server: str, endpoint: str | None = URL, route: Route = Route.MCP) ->
     )
 
 
+def configured_broker(settings: Settings) -> Broker:
+    vault = Vault(MemoryRecords(SettableClock()), VaultKeys(text=base64.b64encode(bytes(32)).decode()))
+    return Broker(ConfiguredHeaders(settings, References(vault)), {})
+
+
 def configured(**headers: str) -> Settings:
     return Settings(registry=RegistrySection(http=(HttpServer(name="tools", url=URL, headers=headers),)))
 
@@ -61,7 +74,7 @@ async def test_a_server_gets_the_headers_that_the_operator_wrote_beside_its_url(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TOOLS_KEY", "Bearer upstream-secret")
-    broker = StaticBroker(configured(Authorization="env:TOOLS_KEY", **{"X-Team": "research"}))
+    broker = configured_broker(configured(Authorization="env:TOOLS_KEY", **{"X-Team": "research"}))
     monkeypatch.delenv("TOOLS_KEY")  # resolved at construction, not on the request path
     assert await broker.credential_for(judged("tools")) == {
         "authorization": "Bearer upstream-secret",
@@ -77,7 +90,7 @@ async def test_a_server_gets_the_headers_that_the_operator_wrote_beside_its_url(
 )
 async def test_headers_go_nowhere_else(monkeypatch: pytest.MonkeyPatch, server: str, endpoint: str | None) -> None:
     monkeypatch.setenv("TOOLS_KEY", "Bearer upstream-secret")
-    broker = StaticBroker(configured(Authorization="env:TOOLS_KEY"))
+    broker = configured_broker(configured(Authorization="env:TOOLS_KEY"))
     assert await broker.credential_for(judged(server, endpoint)) == {}
 
 
@@ -85,13 +98,13 @@ async def test_headers_go_nowhere_else(monkeypatch: pytest.MonkeyPatch, server: 
 async def test_a_rest_api_gets_the_headers_of_its_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEY", "api-secret")
     api = OpenApiServer(name="pets", document="pets.json", headers={"X-Api-Key": "env:API_KEY"})
-    broker = StaticBroker(Settings(registry=RegistrySection(openapi=(api,))))
+    broker = configured_broker(Settings(registry=RegistrySection(openapi=(api,))))
     assert await broker.credential_for(judged("pets", "pets")) == {"x-api-key": "api-secret"}
     for server, endpoint in (("pets", URL), ("other", "pets"), ("pets", None)):
         assert await broker.credential_for(judged(server, endpoint)) == {}
     literal = OpenApiServer(name="pets", document="pets.json", headers={"X-Api-Key": "in-the-file"})
     with pytest.raises(UsageError) as refusal:
-        StaticBroker(Settings(registry=RegistrySection(openapi=(literal,))))
+        configured_broker(Settings(registry=RegistrySection(openapi=(literal,))))
     assert "in-the-file" not in str(refusal.value)
 
 
@@ -102,7 +115,7 @@ async def test_a_provider_gets_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
         Provider(name="one", base_url="https://one.example/v1", api_key="env:PROVIDER_KEY"),
         Provider(name="two", base_url="https://two.example/v1"),
     )
-    broker = StaticBroker(Settings(llm=LlmSection(providers=providers)))
+    broker = configured_broker(Settings(llm=LlmSection(providers=providers)))
     answers = [dict(await broker.credential_for(judged(name, None, Route.LLM))) for name in ("one", "two", "three")]
     assert answers == [{"authorization": "Bearer provider-secret"}, {}, {}]
     assert await broker.credential_for(judged("one")) == {}, "a server of the same name is not the provider"
@@ -130,6 +143,6 @@ def test_headers_that_would_break_or_leak_are_refused_at_start(
 ) -> None:
     monkeypatch.setenv("TWO_LINES", "hidden\r\nX-Other: 1")
     with pytest.raises(UsageError) as refusal:
-        StaticBroker(configured(**{name: value}))
+        configured_broker(configured(**{name: value}))
     assert "in-the-file" not in str(refusal.value)
     assert "hidden" not in str(refusal.value)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
 from joserfc.jwk import ECKey
 from mcp.client.auth.utils import extract_field_from_www_auth
 from mcp.shared.auth import OAuthMetadata, ProtectedResourceMetadata
 
 from mcpgw.auth.challenge import Challenges
 from mcpgw.auth.endpoints import Endpoints
-from mcpgw.auth.metadata import Metadata
+from mcpgw.auth.metadata import ID_JAG_PROFILE, Metadata, Supported
 from mcpgw.auth.scopes import ADMIN_SCOPES
 from mcpgw.auth.signing import SigningKeys
 from mcpgw.errors import UsageError
@@ -54,13 +55,30 @@ def test_what_is_no_endpoint_has_no_metadata(identity: Identity, path: str) -> N
 
 
 @pytest.mark.requirement("auth:metadata")
+@pytest.mark.requirement("as:metadata")
 def test_the_authorization_server_promises_what_it_does(identity: Identity) -> None:
     document = Metadata(identity.endpoints, identity.signing).authorization_server()
     assert document["issuer"] == BASE
     assert document["grant_types_supported"] == ["client_credentials"]
-    assert document["response_types_supported"] == []
+    assert document["response_types_supported"] == ["code"]
+    assert document["code_challenge_methods_supported"] == ["S256"]
+    assert document["authorization_response_iss_parameter_supported"] is True
+    assert document["client_id_metadata_document_supported"] is False
+    assert "none" not in document["introspection_endpoint_auth_methods_supported"]
+    assert not {"registration_endpoint", "authorization_grant_profiles_supported"} & document.keys()
     assert document["token_endpoint"] == f"{BASE}/oauth/token"
     OAuthMetadata.model_validate(document)
+    AuthorizationServerMetadata(document).validate()
+
+
+@pytest.mark.requirement("as:metadata")
+def test_what_is_switched_on_is_promised(identity: Identity) -> None:
+    everything = Supported(grants=("b", "a"), registration=True, documents=True, id_jag=True)
+    document = Metadata(identity.endpoints, identity.signing, everything).authorization_server()
+    assert document["grant_types_supported"] == ["a", "b"]
+    assert document["registration_endpoint"] == f"{BASE}/oauth/register"
+    assert document["client_id_metadata_document_supported"] is True
+    assert document["authorization_grant_profiles_supported"] == [ID_JAG_PROFILE]
 
 
 @pytest.mark.requirement("auth:signing-key")

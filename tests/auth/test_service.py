@@ -7,39 +7,13 @@ from typing import Any
 import pytest
 
 from mcpgw.auth import keys
-from mcpgw.auth.scopes import scopes_of
+from mcpgw.auth.access_tokens import NewToken
+from mcpgw.auth.holders import refusal_at
 from mcpgw.auth.service import KeysService
-from mcpgw.domain import SYSTEM, AdminNote, Kind, Principal, Revocation, State
+from mcpgw.domain import SYSTEM, KeyLimits, Kind, Principal, Revocation, State
 from mcpgw.errors import Conflict, InsufficientScope, InvalidParams, NotFound
-from mcpgw.store.memory import MemoryStore
-from tests.auth.parts import PEPPER, START, Identity, StoreWorlds
-
-
-def administrator(*roles: str) -> Principal:
-    return Principal(
-        issuer="mcpgw", subject="root", client_id="k", kind=Kind.ADMIN, roles=frozenset(roles), scopes=scopes_of(roles)
-    )
-
-
-ADMIN = administrator("admin")
-
-
-class Office:
-    def __init__(self, identity: Identity) -> None:
-        self.identity = identity
-        self.clock = identity.clock
-        self.store = MemoryStore()
-        self.worlds = StoreWorlds(self.store)
-        self.keys = KeysService(self.store, self.worlds, self.clock, PEPPER)
-
-    def who(self, text: str, resource: str = "/mcp") -> Principal:
-        return self.identity.who(text, resource, self.worlds.current)
-
-    def refused(self, text: str, resource: str = "/mcp") -> str:
-        return self.identity.refused(text, resource, self.worlds.current)
-
-    async def last_note(self) -> AdminNote:
-        return (await self.store.notes(0, 1000))[-1][2]
+from tests.auth.office import ADMIN, Office
+from tests.auth.parts import PEPPER, START, Identity
 
 
 @pytest.fixture
@@ -68,11 +42,11 @@ async def test_a_new_key_works_at_once_and_is_shown_once(office: Office) -> None
 async def test_no_secret_and_no_digest_reaches_a_note_or_a_list(office: Office) -> None:
     made = await office.keys.create(ADMIN, "bot", {"agent"})
     rotated = await office.keys.rotate(ADMIN, made["id"])
-    client = await office.keys.create_client(ADMIN, None, "service", {"agent"})
+    client = await office.clients.create(ADMIN, None, "service", {"agent"})
     await office.keys.revoke(ADMIN, rotated["id"], "over")
-    await office.keys.revoke_client(ADMIN, client["client_id"], "over")
+    await office.clients.revoke(ADMIN, client["client_id"], "over")
     state = await office.store.state()
-    kept = repr([n for _, _, n in await office.store.notes(0, 100)]) + repr(office.keys.list() + office.keys.clients())
+    kept = repr([n for _, _, n in await office.store.notes(0, 100)]) + repr(office.keys.list() + office.clients.list())
     texts = [made["key"], rotated["key"], client["client_secret"]]
     secrets = [*(text.rpartition("_")[2] for text in texts), *(row.digest for row in (*state.keys, *state.clients))]
     assert len(secrets) == 6
@@ -119,7 +93,7 @@ async def test_nobody_grants_scopes_that_they_do_not_hold(office: Office) -> Non
             await office.keys.create(writer, "more", roles)
         assert "kill:write" in refusal.value.data["scope"].split()
         with pytest.raises(InsufficientScope):
-            await office.keys.create_client(writer, None, "more", roles)
+            await office.clients.create(writer, None, "more", roles)
     root = await office.keys.create(ADMIN, "root", {"admin"})
     with pytest.raises(InsufficientScope):
         await office.keys.rotate(writer, root["id"])
@@ -171,31 +145,31 @@ async def test_the_last_administrator_cannot_be_ended_but_rotated(office: Office
         with pytest.raises(Conflict, match="last credential"):
             await attempt
     fresh = await office.keys.rotate(ADMIN, root["id"])
-    second = await office.keys.create_client(ADMIN, "ops", "ops", {"admin"})
+    second = await office.clients.create(ADMIN, "ops", "ops", {"admin"})
     await office.keys.revoke(ADMIN, fresh["id"], "the client is left")
     with pytest.raises(Conflict, match="last credential"):
-        await office.keys.revoke_client(ADMIN, second["client_id"], "x")
+        await office.clients.revoke(ADMIN, second["client_id"], "x")
 
 
 @pytest.mark.requirement("auth:key-life")
 async def test_a_client_is_made_named_and_ended(office: Office) -> None:
-    made = await office.keys.create_client(ADMIN, None, "service", {"agent"}, "research")
+    made = await office.clients.create(ADMIN, None, "service", {"agent"}, "research")
     assert made["client_id"].startswith("client-")
     assert keys.well_formed(made["client_secret"])
-    named = await office.keys.create_client(ADMIN, "billing", "billing", {"agent"})
+    named = await office.clients.create(ADMIN, "billing", "billing", {"agent"})
     with pytest.raises(Conflict, match="billing exists"):
-        await office.keys.create_client(ADMIN, "billing", "other", {"agent"})
+        await office.clients.create(ADMIN, "billing", "other", {"agent"})
     with pytest.raises(InvalidParams):
-        await office.keys.create_client(ADMIN, "a b", "other", {"agent"})
+        await office.clients.create(ADMIN, "a b", "other", {"agent"})
     row = office.worlds.current.identities.clients["billing"]
     token = office.identity.token(row)
     assert office.who(token).client_id == "billing"
-    await office.keys.revoke_client(ADMIN, named["client_id"], "gone")
+    await office.clients.revoke(ADMIN, named["client_id"], "gone")
     office.refused(token)
     with pytest.raises(Conflict):
-        await office.keys.create_client(ADMIN, "billing", "billing", {"agent"})
+        await office.clients.create(ADMIN, "billing", "billing", {"agent"})
     with pytest.raises(NotFound):
-        await office.keys.revoke_client(ADMIN, "nobody")
+        await office.clients.revoke(ADMIN, "nobody")
 
 
 @pytest.mark.requirement("auth:key-life")
@@ -208,7 +182,7 @@ async def test_a_moment_of_revocation_only_moves_forward(office: Office) -> None
     office.refused(made["key"])
     assert (await office.store.state()).revocations == (Revocation("principal", "mcpgw|bot", START + 50),)
     for kind, selector, moment in (
-        ("team", "x", START),
+        ("server", "x", START),
         ("client", "", START),
         ("principal", "bot", START),
         ("client", "x", START + 101),
@@ -234,3 +208,94 @@ async def test_a_change_that_comes_between_is_not_lost(office: Office) -> None:
     with pytest.raises(Conflict, match="revoked"):
         await office.keys.rotate(ADMIN, made["id"])
     assert len(office.keys.list()) == 1
+
+
+# What narrows a key
+
+
+@pytest.mark.requirement("keys:scopes")
+async def test_a_key_has_of_its_roles_the_scopes_that_it_was_made_for(office: Office) -> None:
+    made = await office.keys.create(ADMIN, "bot", {"agent"}, limits=KeyLimits(scopes=frozenset({"mcp:use"})))
+    assert made["scopes"] == ["mcp:use"]
+    assert office.who(made["key"]).scopes == {"mcp:use"}
+    for roles, scopes in (({"agent"}, {"audit:read"}), ({"agent"}, set()), ({"auditor"}, {"audit:read", "mcp:use"})):
+        with pytest.raises(InvalidParams, match="its roles do not carry"):
+            await office.keys.create(ADMIN, "bot", roles, limits=KeyLimits(scopes=frozenset(scopes)))
+
+
+@pytest.mark.requirement("keys:references")
+async def test_a_key_names_servers_that_are_there_and_limits_that_mean_something(office: Office) -> None:
+    await office.register("notes")
+    limits = KeyLimits(servers=frozenset({"notes"}), calls_per_minute=5, concurrent=2)
+    made = await office.keys.create(ADMIN, "bot", {"agent"}, limits=limits)
+    assert (made["servers"], made["calls_per_minute"], made["concurrent"]) == (["notes"], 5, 2)
+    who = office.who(made["key"])
+    assert (who.servers, who.calls_per_minute, who.concurrent) == ({"notes"}, 5, 2)
+    for wrong in (
+        KeyLimits(servers=frozenset({"nots"})),
+        KeyLimits(servers=frozenset()),
+        KeyLimits(calls_per_minute=0),
+        KeyLimits(concurrent=10_001),
+    ):
+        with pytest.raises(InvalidParams):
+            await office.keys.create(ADMIN, "bot", {"agent"}, limits=wrong)
+
+
+# Rotation with overlap
+
+
+@pytest.mark.requirement("keys:overlap")
+async def test_a_key_rotated_with_overlap_lives_on_for_that_long_beside_its_heir(office: Office) -> None:
+    await office.register("notes")
+    limits = KeyLimits(scopes=frozenset({"mcp:use"}), servers=frozenset({"notes"}), calls_per_minute=7, concurrent=3)
+    made = await office.keys.create(ADMIN, "bot", {"agent"}, None, 3600, limits)
+    office.clock.now += 100
+    fresh = await office.keys.rotate(ADMIN, made["id"], 60)
+    assert (fresh["replaces"], fresh["expires_at"]) == (made["id"], START + 3700)
+    for name in ("scopes", "servers", "calls_per_minute", "concurrent", "roles", "subject"):
+        assert fresh[name] == made[name]
+    office.clock.now += 59.9
+    assert office.who(made["key"]).subject == office.who(fresh["key"]).subject == "bot"
+    with pytest.raises(Conflict, match="replaced already"):
+        await office.keys.rotate(ADMIN, made["id"])
+    office.clock.now += 0.1
+    assert office.refused(made["key"]) == "the API key has expired"
+    assert office.who(fresh["key"]).credential == fresh["id"]
+
+
+@pytest.mark.requirement("keys:overlap")
+async def test_overlap_never_lengthens_the_life_of_a_key(office: Office) -> None:
+    made = await office.keys.create(ADMIN, "bot", {"agent"}, None, 30)
+    await office.keys.rotate(ADMIN, made["id"], 3600)
+    office.clock.now += 30
+    office.refused(made["key"])
+    for overlap_s in (-1.0, float("nan"), 1e9):
+        with pytest.raises(InvalidParams):
+            await office.keys.rotate(ADMIN, made["id"], overlap_s)
+
+
+@pytest.mark.requirement("keys:overlap", "principals:cut")
+async def test_a_call_that_runs_on_the_old_key_ends_with_it(office: Office) -> None:
+    made = await office.keys.create(ADMIN, "bot", {"agent"})
+    who = office.who(made["key"])
+    await office.keys.rotate(ADMIN, made["id"], 60)
+    identities = office.worlds.current.identities
+    assert refusal_at(START + 59, who, identities) is None
+    assert refusal_at(START + 60, who, identities) is not None
+
+
+@pytest.mark.requirement("auth:key-life")
+@pytest.mark.parametrize("kind", ["principal", "team", "client", "issuer", "grant", "token"])
+async def test_what_was_issued_before_a_time_is_void_by_whatever_names_it(office: Office, kind: str) -> None:
+    await office.keys.create(SYSTEM, "root", {"admin"})
+    ada = await office.account("ada", team="blue")
+    app = "https://app.example/"
+    new = NewToken(subject=ada.id, client_id=app, endpoint="/mcp", scope="mcp:use", jti="t", ttl_s=900, grant="g")
+    token = office.identity.tokens.issue(new, office.clock.now)
+    selector = {"principal": "mcpgw|ada", "team": "blue", "client": app, "grant": "g", "token": "t"}
+    office.clock.now += 10
+    other = await office.keys.create(SYSTEM, "root", {"admin"})
+    await office.keys.revoke_before(ADMIN, kind, selector.get(kind, "mcpgw"), START + 1, "drill")
+    assert "revoked" in office.refused(token)
+    assert office.who(other["key"], "/admin/v1").subject == "root"
+    assert office.keys.revocations()[0]["kind"] == kind

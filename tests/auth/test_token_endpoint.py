@@ -1,116 +1,92 @@
-"""The client-credentials grant, without HTTP around it."""
+"""The token endpoint, without HTTP around it: who asks, the client-credentials grant, and every other refusal."""
 
 from __future__ import annotations
 
-import base64
-import re
-from collections.abc import Mapping
+import hmac
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import urlencode
 
+import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from joserfc import jwt
-from joserfc.jwk import KeySet
+from joserfc.jwk import ECKey, KeySet, RSAKey
 
-from mcpgw.auth.metadata import Metadata
-from mcpgw.auth.server.token_endpoint import TokenEndpoint
-from mcpgw.domain import OAuthClient
-from mcpgw.ports import World
-from mcpgw.store.memory import MemoryStore
-from tests.auth.parts import BASE, PEPPER, START, Identity, StoreWorlds, a_client, world
+from mcpgw.auth.server.client_assertions import MAX_LIFE_S
+from mcpgw.auth.server.client_authentication import ASSERTION_TYPE
+from mcpgw.domain import Account, Asked, Kind
+from tests.auth.authorization_server import (
+    FORM,
+    Proof,
+    Server,
+    a_confidential_app,
+    a_user,
+    an_app,
+    an_assertion,
+    public,
+    serving,
+)
+from tests.auth.parts import BASE, START, a_client, b64, encoded, world
 
-FORM = "application/x-www-form-urlencoded"
 GRANT = {"grant_type": "client_credentials"}
+BOT, SECRET = a_client()
+US = (BOT.client_id, SECRET)
 
 
-class Server:
-    """A token endpoint over a world that the test sets."""
-
-    def __init__(self, identity: Identity, now: World) -> None:
-        self.worlds = StoreWorlds(MemoryStore())
-        self.worlds.current = now
-        self.endpoint = TokenEndpoint(
-            tokens=identity.tokens,
-            endpoints=identity.endpoints,
-            worlds=self.worlds,
-            pepper=PEPPER,
-            ttl_s=600,
-            clock=identity.clock,
-        )
-
-    def ask(
-        self,
-        form: Mapping[str, str] | str,
-        basic: tuple[str, str] | None = None,
-        *,
-        authorization: str | None = None,
-        content_type: str | None = FORM,
-        source: str = "192.0.2.1",
-    ) -> tuple[int, Mapping[str, str], Mapping[str, Any]]:
-        if basic is not None:
-            pair = ":".join(quote_plus(part) for part in basic)
-            authorization = "Basic " + base64.b64encode(pair.encode()).decode()
-        body = (form if isinstance(form, str) else urlencode(form)).encode()
-        answer = self.endpoint.respond(authorization=authorization, content_type=content_type, body=body, source=source)
-        assert answer[1]["Cache-Control"] == "no-store"
-        return answer
-
-    def refused(self, *args: Any, **kwargs: Any) -> tuple[int, str]:
-        status, _, document = self.ask(*args, **kwargs)
-        assert document.keys() == {"error", "error_description"}
-        assert re.fullmatch(r"[\x20\x21\x23-\x5b\x5d-\x7e]+", document["error_description"])
-        return status, document["error"]
-
-
-def serving(identity: Identity, **given: Any) -> tuple[Server, OAuthClient, str]:
-    client, secret = a_client(**given)
-    return Server(identity, world(client)), client, secret
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    async with serving(tmp_path, BOT) as made:
+        yield made
 
 
 @pytest.mark.requirement("auth:grant")
-def test_a_client_gets_a_token_that_anyone_can_check_with_our_published_keys(identity: Identity) -> None:
-    server, client, secret = serving(identity)
-    status, headers, answer = server.ask({**GRANT, "resource": f"{BASE}/mcp/notes"}, (client.client_id, secret))
+async def test_a_client_gets_a_token_that_anyone_can_check_with_our_published_keys(server: Server) -> None:
+    status, headers, answer = await server.ask({**GRANT, "resource": f"{BASE}/mcp/notes"}, US)
     assert (status, headers["Pragma"]) == (200, "no-cache")
     assert (answer["token_type"], answer["expires_in"], answer["scope"]) == ("Bearer", 600, "mcp:use")
-    published = KeySet.import_key_set(dict(Metadata(identity.endpoints, identity.signing).jwks()))
+    assert "refresh_token" not in answer  # RFC 6749 §4.4.3
+    published = KeySet.import_key_set(dict(server.server.metadata.jwks()))
     token = jwt.decode(answer["access_token"], published, ["ES256"])
-    assert token.header == {"typ": "at+jwt", "alg": "ES256", "kid": identity.signing.kid}
+    assert token.header == {"typ": "at+jwt", "alg": "ES256", "kid": server.identity.signing.kid}
     assert token.claims == {
         "iss": BASE,
         "sub": "bot",
         "aud": f"{BASE}/mcp/notes",
         "client_id": "bot-client",
         "scope": "mcp:use",
-        "jti": "id-1",
+        "jti": token.claims["jti"],
         "iat": int(START),
         "exp": int(START) + 600,
     }
 
 
 @pytest.mark.requirement("auth:grant")
-def test_the_token_opens_what_it_was_asked_for_and_nothing_else(identity: Identity) -> None:
-    server, client, secret = serving(identity)
-    answer = server.ask({**GRANT, "resource": f"{BASE}/v1"}, (client.client_id, secret))[2]
-    assert identity.who(answer["access_token"], "/v1", world(client)).scopes == {"llm:use"}
-    identity.refused(answer["access_token"], "/mcp", world(client))
+async def test_the_token_opens_what_it_was_asked_for_and_nothing_else(server: Server) -> None:
+    token = (await server.ask({**GRANT, "resource": f"{BASE}/v1"}, US))[2]["access_token"]
+    assert server.who(token, "/v1").scopes == {"llm:use"}
+    assert not server.counts(token, "/mcp")
 
 
 @pytest.mark.requirement("auth:grant")
-def test_a_client_may_send_its_secret_in_the_form(identity: Identity) -> None:
-    server, client, secret = serving(identity)
-    assert server.ask({**GRANT, "client_id": client.client_id, "client_secret": secret})[0] == 200
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+async def test_a_client_may_send_its_secret_in_the_form_or_the_header(tmp_path: Path, method: str) -> None:
+    client, secret = a_client(auth_method=method)
+    async with serving(tmp_path, client) as server:
+        assert (await server.ask({**GRANT, "client_id": client.client_id, "client_secret": secret}))[0] == 200
+        assert (await server.ask(GRANT, (client.client_id, secret)))[0] == 200
 
 
 @pytest.mark.requirement("auth:grant")
 @pytest.mark.parametrize("client_id", ["a.b-c_d", "client%id", "a+b c"])
-def test_an_id_with_odd_characters_survives_http_basic(identity: Identity, client_id: str) -> None:
-    server, _, secret = serving(identity, client_id=client_id)
-    assert server.ask(GRANT, (client_id, secret))[0] == 200
-    assert server.ask({**GRANT, "client_id": client_id}, (client_id, secret))[0] == 200
+async def test_an_id_with_odd_characters_survives_http_basic(tmp_path: Path, client_id: str) -> None:
+    client, secret = a_client(client_id)
+    async with serving(tmp_path, client) as server:
+        assert (await server.ask(GRANT, (client_id, secret)))[0] == 200
+        assert (await server.ask({**GRANT, "client_id": client_id}, (client_id, secret)))[0] == 200
 
 
 @pytest.mark.requirement("auth:grant")
@@ -125,12 +101,10 @@ def test_an_id_with_odd_characters_survives_http_basic(identity: Identity, clien
         ("HTTPS://GATEWAY.EXAMPLE:443/mcp", f"{BASE}/mcp"),
     ],
 )
-def test_the_audience_is_the_endpoint_as_we_write_it(identity: Identity, resource: str | None, audience: str) -> None:
-    server, client, secret = serving(identity)
+async def test_the_audience_is_the_endpoint_as_we_write_it(server: Server, resource: str | None, audience: str) -> None:
     form = GRANT if resource is None else {**GRANT, "resource": resource}
-    answer = server.ask(form, (client.client_id, secret))[2]
-    claims = jwt.decode(answer["access_token"], identity.signing.current, ["ES256"]).claims
-    assert claims["aud"] == audience
+    answer = (await server.ask(form, US))[2]
+    assert server.claims(answer["access_token"])["aud"] == audience
 
 
 @pytest.mark.requirement("auth:grant")
@@ -158,10 +132,8 @@ def test_the_audience_is_the_endpoint_as_we_write_it(identity: Identity, resourc
         "mcp",
     ],
 )
-def test_a_resource_that_is_no_endpoint_of_ours_is_refused(identity: Identity, resource: str) -> None:
-    server, client, secret = serving(identity)
-    refusal = server.refused({**GRANT, "resource": resource}, (client.client_id, secret))
-    assert refusal == (400, "invalid_target")
+async def test_a_resource_that_is_no_endpoint_of_ours_is_refused(server: Server, resource: str) -> None:
+    assert await server.refused({**GRANT, "resource": resource}, US) == (400, "invalid_target")
 
 
 @pytest.mark.requirement("auth:grant")
@@ -180,116 +152,259 @@ def test_a_resource_that_is_no_endpoint_of_ours_is_refused(identity: Identity, r
         ({"editor"}, "/mcp", None, None),
     ],
 )
-def test_scopes_are_those_asked_for_that_the_client_holds_and_the_resource_knows(
-    identity: Identity, roles: set[str], resource: str, asked: str | None, granted: str | None
+async def test_scopes_are_those_asked_for_that_the_client_holds_and_the_resource_knows(
+    tmp_path: Path, roles: set[str], resource: str, asked: str | None, granted: str | None
 ) -> None:
-    server, client, secret = serving(identity, roles=frozenset(roles))
+    client, secret = a_client(roles=frozenset(roles))
     form = {**GRANT, "resource": BASE + resource} | ({} if asked is None else {"scope": asked})
-    status, _, answer = server.ask(form, (client.client_id, secret))
+    async with serving(tmp_path, client) as server:
+        status, _, answer = await server.ask(form, (client.client_id, secret))
     assert answer.get("scope") == granted
     assert (status, answer.get("error")) == ((200, None) if granted else (400, "invalid_scope"))
 
 
 @pytest.mark.requirement("auth:grant-errors")
-def test_a_client_that_does_not_authenticate_is_refused_alike_whatever_the_reason(identity: Identity) -> None:
-    server, client, secret = serving(identity)
+async def test_a_client_that_does_not_authenticate_is_refused_alike_whatever_the_reason(server: Server) -> None:
     _, other_secret = a_client()
-    wrong = [
-        ("bot-client", other_secret),
-        ("nobody", secret),
-        ("bot-client", secret[:-1]),
-        ("bot-client", client.digest),
+    app, app_secret = a_confidential_app("keyed", auth_method="private_key_jwt", jwks={"keys": []})
+    await server.add(an_app(), app)
+    answers = [
+        await server.ask(GRANT, pair)
+        for pair in (
+            ("bot-client", other_secret),
+            ("nobody", SECRET),
+            ("bot-client", SECRET[:-1]),
+            ("bot-client", BOT.digest),
+            ("app", SECRET),
+            ("keyed", app_secret),
+        )
     ]
-    answers = [server.ask(GRANT, pair) for pair in wrong]
-    server.worlds.current = world(replace(client, revoked_at=START))
-    answers.append(server.ask(GRANT, ("bot-client", secret)))
+    await server.add(replace(BOT, revoked_at=START))
+    answers.append(await server.ask(GRANT, US))
+    answers += [await server.ask({**GRANT, "client_id": name}) for name in ("nobody", "bot-client", "keyed")]
     assert all(answer == answers[0] for answer in answers)
     status, headers, document = answers[0]
     assert (status, document["error"], headers["WWW-Authenticate"]) == (401, "invalid_client", 'Basic realm="mcpgw"')
 
 
 @pytest.mark.requirement("auth:grant-errors")
-def test_each_bad_request_has_its_error(identity: Identity) -> None:
-    server, client, secret = serving(identity)
-    us = (client.client_id, secret)
-    assert server.refused({}, us) == (400, "invalid_request")
-    assert server.refused({"grant_type": "password"}, us) == (400, "unsupported_grant_type")
-    assert server.refused({"grant_type": "authorization_code", "code": "x"}, us) == (400, "unsupported_grant_type")
-    assert server.refused("grant_type=client_credentials&grant_type=x", us) == (400, "invalid_request")
+async def test_each_bad_request_has_its_error(server: Server) -> None:
+    assert await server.refused({}, US) == (400, "invalid_request")
+    assert await server.refused({"grant_type": "password"}, US) == (400, "unsupported_grant_type")
+    assert await server.refused({"grant_type": "authorization_code", "code": "x"}, US) == (400, "unauthorized_client")
+    assert await server.refused("grant_type=client_credentials&grant_type=x", US) == (400, "invalid_request")
     twice = urlencode({**GRANT, "resource": f"{BASE}/mcp"}) + "&" + urlencode({"resource": f"{BASE}/v1"})
-    assert server.refused(twice, us) == (400, "invalid_request")
-    assert server.refused(GRANT, us, content_type="application/json") == (400, "invalid_request")
-    assert server.refused(GRANT, us, content_type=None) == (400, "invalid_request")
-    assert server.refused("&".join(f"a{n}=1" for n in range(40)), us) == (400, "invalid_request")
-    assert server.refused("grant_type=%ff", us) == (400, "invalid_request")
-    assert server.refused("grant_type=é", us) == (400, "invalid_request")
-    assert server.refused({**GRANT, "client_secret": secret}, us) == (400, "invalid_request")
-    assert server.refused({**GRANT, "client_id": "another"}, us) == (400, "invalid_request")
-    assert server.refused(GRANT) == (401, "invalid_client")
-    assert server.refused({**GRANT, "client_id": "bot-client"}) == (401, "invalid_client")
-    assert server.ask(GRANT, us, content_type=f"{FORM}; charset=utf-8")[0] == 200
+    assert await server.refused(twice, US) == (400, "invalid_target")
+    assert await server.refused(GRANT, US, content_type="application/json") == (400, "invalid_request")
+    assert await server.refused(GRANT, US, content_type=None) == (400, "invalid_request")
+    assert await server.refused("&".join(f"a{n}=1" for n in range(40)), US) == (400, "invalid_request")
+    assert await server.refused("grant_type=%ff", US) == (400, "invalid_request")
+    assert await server.refused("grant_type=é", US) == (400, "invalid_request")
+    assert await server.refused({**GRANT, "client_secret": SECRET}, US) == (400, "invalid_request")
+    assert await server.refused({**GRANT, "client_id": "another"}, US) == (400, "invalid_request")
+    assert await server.refused(GRANT) == (401, "invalid_client")
+    assert await server.refused({**GRANT, "client_id": "bot-client"}) == (401, "invalid_client")
+    assert (await server.ask(GRANT, US, content_type=f"{FORM}; charset=utf-8"))[0] == 200
 
 
 @pytest.mark.requirement("auth:grant-errors")
 @pytest.mark.parametrize(
     "authorization", ["", "Basic", "Basic !!!", "Basic /////w==", "Basic bm9jb2xvbg==", "Bearer x", "Basic Og=="]
 )
-def test_an_authorization_header_that_is_not_http_basic_is_no_client(identity: Identity, authorization: str) -> None:
-    server, *_ = serving(identity)
-    assert server.refused(GRANT, authorization=authorization) == (401, "invalid_client")
+async def test_an_authorization_header_that_is_not_http_basic_is_no_client(server: Server, authorization: str) -> None:
+    assert await server.refused(GRANT, authorization=authorization) == (401, "invalid_client")
 
 
 @pytest.mark.requirement("auth:grant-errors")
 @given(body=st.binary(max_size=200), authorization=st.none() | st.text(max_size=60) | st.text().map("Basic {}".format))
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_rubbish_is_refused_and_never_raises(identity: Identity, body: bytes, authorization: str | None) -> None:
-    server, *_ = serving(identity)
-    status, _, document = server.endpoint.respond(
-        authorization=authorization, content_type=FORM, body=body, source=None
-    )
-    assert (status, document["error"]) in {(400, "invalid_request"), (401, "invalid_client")}
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_rubbish_is_refused_and_never_raises(tmp_path: Path, body: bytes, authorization: str | None) -> None:
+    async def asked() -> None:
+        async with serving(tmp_path, BOT) as server:
+            for endpoint in (server.forms.token, server.forms.revoke, server.forms.introspect, server.forms.par):
+                given = Asked(endpoint="/oauth/x", body=body, content_type=FORM, authorization=authorization)
+                status, _, document = await endpoint.respond(given)
+                refused = {(400, "invalid_request"), (401, "invalid_client"), (401, "invalid_token")}
+                assert (status, document["error"]) in refused
+
+    anyio.run(asked)
 
 
 @pytest.mark.requirement("auth:grant-backoff")
-def test_after_five_failures_a_client_waits_and_waits_longer(identity: Identity) -> None:
-    server, client, secret = serving(identity)
-    wrong, right = (client.client_id, secret + "x"), (client.client_id, secret)
+async def test_after_five_failures_a_client_waits_and_waits_longer(server: Server) -> None:
+    wrong = (BOT.client_id, SECRET + "x")
     for _ in range(5):
-        assert server.refused(GRANT, wrong) == (401, "invalid_client")
-    status, headers, _ = server.ask(GRANT, right)
+        assert await server.refused(GRANT, wrong) == (401, "invalid_client")
+    status, headers, _ = await server.ask(GRANT, US)
     assert (status, headers["Retry-After"]) == (429, "1")
-    identity.clock.now += 1
-    assert server.refused(GRANT, wrong)[0] == 401
-    assert server.ask(GRANT, right)[1]["Retry-After"] == "2"
+    server.clock.now += 1
+    assert (await server.refused(GRANT, wrong))[0] == 401
+    assert (await server.ask(GRANT, US))[1]["Retry-After"] == "2"
     for _ in range(20):
-        identity.clock.now += 60
-        assert server.refused(GRANT, wrong)[0] == 401
-    assert server.ask(GRANT, right)[1]["Retry-After"] == "60"
-    identity.clock.now += 60
-    assert server.ask(GRANT, right)[0] == 200
-    assert server.refused(GRANT, wrong)[0] == 401, "a success begins the count anew"
+        server.clock.now += 60
+        assert (await server.refused(GRANT, wrong))[0] == 401
+    assert (await server.ask(GRANT, US))[1]["Retry-After"] == "60"
+    server.clock.now += 60
+    assert (await server.ask(GRANT, US))[0] == 200
+    assert (await server.refused(GRANT, wrong))[0] == 401, "a success begins the count anew"
 
 
 @pytest.mark.requirement("auth:grant-backoff")
-def test_a_stranger_who_fails_in_a_clients_name_does_not_lock_it_out(identity: Identity) -> None:
-    server, client, secret = serving(identity)
+async def test_a_stranger_who_fails_in_a_clients_name_does_not_lock_it_out(server: Server) -> None:
     for _ in range(10):
-        server.ask(GRANT, (client.client_id, "guess"), source="203.0.113.9")
-    assert server.ask(GRANT, (client.client_id, "guess"), source="203.0.113.9")[0] == 429
-    assert server.ask(GRANT, (client.client_id, secret), source="192.0.2.1")[0] == 200
+        await server.ask(GRANT, (BOT.client_id, "guess"), source="203.0.113.9")
+    assert (await server.ask(GRANT, (BOT.client_id, "guess"), source="203.0.113.9"))[0] == 429
+    assert (await server.ask(GRANT, US, source="192.0.2.1"))[0] == 200
 
 
 @pytest.mark.requirement("auth:grant-backoff")
-def test_failures_of_endless_names_take_bounded_room(identity: Identity) -> None:
-    server, *_ = serving(identity)
+async def test_failures_of_endless_names_take_bounded_room(server: Server) -> None:
     for n in range(5_000):
-        server.ask(GRANT, (f"name-{n}", "guess"))
-    assert len(server.endpoint._backoff._failures) == 4096
+        await server.ask(GRANT, (f"name-{n}", "guess"))
+    assert len(server.server._authentication._backoff._failures) == 4096
 
 
-def test_a_gateway_that_cannot_know_its_clients_says_so(identity: Identity) -> None:
-    client, secret = a_client()
-    server = Server(identity, world(unavailable="the database is away"))
-    status, headers, document = server.ask(GRANT, (client.client_id, secret))
+async def test_a_gateway_that_cannot_know_its_clients_says_so(server: Server) -> None:
+    server.worlds.current = world(unavailable="the database is away")
+    status, headers, document = await server.ask(GRANT, US)
     assert (status, document["error"], headers["Retry-After"]) == (503, "temporarily_unavailable", "1")
     assert "database" not in document["error_description"]
+
+
+@pytest.mark.requirement("as:grant-ends")
+async def test_a_client_whose_agent_is_deactivated_gets_no_token(server: Server) -> None:
+    agent = Account(
+        id="a-1",
+        issuer="mcpgw",
+        subject="bot",
+        kind=Kind.AGENT,
+        roles=frozenset({"agent"}),
+        created_by="x",
+        created_at=START,
+        deactivated_at=START,
+    )
+    await server.add(agent)
+    assert await server.refused(GRANT, US) == (401, "invalid_client")
+
+
+KEY, OTHER_KEY = ECKey.generate_key("P-256"), ECKey.generate_key("P-256")
+RSA = RSAKey.generate_key(2048)
+KEYED = replace(
+    BOT,
+    client_id="keyed",
+    digest="",
+    auth_method="private_key_jwt",
+    jwks={"keys": [public(KEY, kid="k1"), {**RSA.as_dict(private=False), "kid": "k2"}]},
+)
+
+
+def good(**changed: Any) -> dict[str, Any]:
+    """The claims of a good assertion; a claim changed to None is left out."""
+    now = int(START)
+    claims = {"iss": "keyed", "sub": "keyed", "aud": BASE, "jti": "j-1", "iat": now, "exp": now + 60, **changed}
+    return {name: value for name, value in claims.items() if value is not None}
+
+
+def asserting(assertion: str, **given: str) -> dict[str, str]:
+    return {**GRANT, "client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion, **given}
+
+
+@pytest.mark.requirement("as:client-assertion")
+@pytest.mark.parametrize(
+    "audience", [BASE, f"{BASE}/oauth/token", [BASE]], ids=["issuer", "token endpoint", "a list of one"]
+)
+async def test_a_client_proves_itself_with_its_key_once(tmp_path: Path, audience: Any) -> None:
+    async with serving(tmp_path, KEYED) as server:
+        form = asserting(an_assertion(KEY, good(aud=audience), kid="k1"))
+        status, _, answer = await server.ask(form)
+        assert status == 200 and server.who(answer["access_token"]).client_id == "keyed"
+        assert await server.refused(form) == (401, "invalid_client")
+        assert "used before" in server.log.entries[-1].detail["reason"]
+        another = asserting(an_assertion(KEY, good(jti="j-2")), client_id="keyed")
+        assert (await server.ask(another))[0] == 200
+
+
+@pytest.mark.requirement("as:client-assertion")
+async def test_of_many_who_send_one_assertion_at_once_one_is_heard(tmp_path: Path) -> None:
+    async with serving(tmp_path, KEYED) as server:
+        form, statuses = asserting(an_assertion(KEY, good())), []
+
+        async def send() -> None:
+            statuses.append((await server.ask(form))[0])
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(send)
+        assert statuses.count(200) == 1
+
+
+def _signed_with_the_public_key() -> str:
+    message = f"{encoded({'alg': 'HS256', 'kid': 'k1'})}.{encoded(good())}"
+    return f"{message}.{b64(hmac.digest(KEY.as_pem(private=False), message.encode(), 'sha256'))}"
+
+
+LIES = {
+    "our public key as a secret": _signed_with_the_public_key,
+    "another key": lambda: an_assertion(OTHER_KEY, good(), kid="k1"),
+    "a key id that is not the client's": lambda: an_assertion(KEY, good(), kid="k9"),
+    "another type": lambda: an_assertion(KEY, good(), typ="at+jwt"),
+    "a key in the header": lambda: an_assertion(OTHER_KEY, good(), jwk=public(OTHER_KEY)),
+    "a key's address in the header": lambda: an_assertion(KEY, good(), jku="https://evil.example/keys"),
+    "another audience": lambda: an_assertion(KEY, good(aud="https://other.example")),
+    "our audience with a slash": lambda: an_assertion(KEY, good(aud=f"{BASE}/")),
+    "two audiences": lambda: an_assertion(KEY, good(aud=[BASE, "https://other.example"])),
+    "no audience": lambda: an_assertion(KEY, good(aud=None)),
+    "another issuer": lambda: an_assertion(KEY, good(iss="bot-client")),
+    "another subject": lambda: an_assertion(KEY, good(sub="bot-client")),
+    "expired": lambda: an_assertion(KEY, good(exp=int(START) - 31)),
+    "good for too long": lambda: an_assertion(KEY, good(exp=int(START) + MAX_LIFE_S + 31)),
+    "no expiry": lambda: an_assertion(KEY, good(exp=None)),
+    "an expiry that is a text": lambda: an_assertion(KEY, good(exp="9999999999")),
+    "not valid yet": lambda: an_assertion(KEY, good(nbf=int(START) + 31)),
+    "issued in the future": lambda: an_assertion(KEY, good(iat=int(START) + 31)),
+    "no number": lambda: an_assertion(KEY, good(jti=None)),
+    "a number that is none": lambda: an_assertion(KEY, good(jti=7)),
+    "cut short": lambda: an_assertion(KEY, good())[:-4],
+    "rubbish": lambda: "a.b.c",
+}
+
+
+@pytest.mark.requirement("as:client-assertion")
+@pytest.mark.parametrize("lie", LIES)
+async def test_an_assertion_with_a_lie_is_no_client(tmp_path: Path, lie: str) -> None:
+    async with serving(tmp_path, KEYED) as server:
+        assert await server.refused(asserting(LIES[lie]())) == (401, "invalid_client")
+
+
+@pytest.mark.requirement("as:client-assertion")
+async def test_no_secret_stands_in_for_a_key_and_no_key_for_a_secret(tmp_path: Path) -> None:
+    async with serving(tmp_path, KEYED, BOT) as server:
+        assert await server.refused(GRANT, ("keyed", "")) == (401, "invalid_client")
+        assert await server.refused({**GRANT, "client_id": "keyed"}) == (401, "invalid_client")
+        mine = an_assertion(KEY, good(iss="bot-client", sub="bot-client"))
+        assert await server.refused(asserting(mine)) == (401, "invalid_client")
+        assert await server.refused(asserting(an_assertion(KEY, good())), US) == (400, "invalid_request")
+        both = asserting(an_assertion(KEY, good()), client_secret="x")
+        assert await server.refused(both) == (400, "invalid_request")
+        other = asserting(an_assertion(KEY, good()), client_id="bot-client")
+        assert await server.refused(other) == (400, "invalid_request")
+        unknown = {**asserting(an_assertion(KEY, good())), "client_assertion_type": "urn:other"}
+        assert await server.refused(unknown) == (400, "invalid_request")
+
+
+@pytest.mark.requirement("as:client-authentication")
+async def test_a_public_client_gets_nothing_for_itself(tmp_path: Path) -> None:
+    public_bot = replace(BOT, client_id="open", digest="", auth_method="none")
+    async with serving(tmp_path, public_bot) as server:
+        assert await server.refused({**GRANT, "client_id": "open"}) == (400, "unauthorized_client")
+
+
+@pytest.mark.requirement("as:client-authentication")
+async def test_a_confidential_client_redeems_no_code_without_its_proof(tmp_path: Path) -> None:
+    app, secret = a_confidential_app()
+    async with serving(tmp_path, app, a_user()) as server:
+        proof = Proof.new()
+        code = await server.code(proof)
+        assert await server.refused(server.redemption(code, proof)) == (401, "invalid_client")
+        form = server.redemption(code, proof, client_id=None)
+        assert (await server.ask(form, ("app", secret)))[0] == 200, "whoever proved nothing spent nothing"

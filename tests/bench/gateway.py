@@ -10,12 +10,15 @@ import argparse
 import asyncio
 import json
 import shutil
+import time
 import urllib.parse
 import urllib.request
 from base64 import b64encode
 from pathlib import Path
 
 import yaml
+from joserfc import jwt
+from joserfc.jwk import ECKey
 
 from mcpgw.cli.api import Api, Gateway
 from mcpgw.config import load
@@ -51,7 +54,13 @@ forbidden if input.arguments.text == "drop table"
 """
 
 
-def prepare(directory: Path, port: int, durability: str, policy: str) -> None:
+ISSUER_PORT = 9002
+ISSUER = f"http://127.0.0.1:{ISSUER_PORT}"
+PUBLISHED = "published"
+"""Folder beside that of the gateway: what the issuer of foreign tokens serves."""
+
+
+def prepare(directory: Path, port: int, durability: str, policy: str, credential: str) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     tree = {
@@ -61,6 +70,13 @@ def prepare(directory: Path, port: int, durability: str, policy: str) -> None:
         "auth": {"token_ttl_s": 86400},
         "llm": {"providers": [{"name": "fake", "base_url": "http://127.0.0.1:9001/v1", "models": ["fake"]}]},
     }
+    if credential == "foreign":
+        tree["auth"]["issuers"] = [{"issuer": ISSUER, "jwks_uri": f"{ISSUER}/jwks.json", "algorithms": ["ES256"]}]
+        key = ECKey.generate_key("P-256")
+        published = directory.parent / PUBLISHED
+        published.mkdir(exist_ok=True)
+        (published / "jwks.json").write_text(json.dumps({"keys": [{**key.as_dict(private=False), "kid": "bench"}]}))
+        (directory / "issuer.json").write_text(json.dumps(key.as_dict(private=True)))
     config = directory / "mcpgw.yaml"
     config.write_text(yaml.safe_dump(tree))
     text = BY_ARGUMENTS if policy == "arguments" else BY_ROLE
@@ -81,7 +97,10 @@ def setup(directory: Path, port: int, upstream: str, credential: str, servers: i
         admin.post(f"/servers/{slug}/versions/{version}/approve")
         admin.post(f"/servers/{slug}/versions/{version}/activate")
     url = f"{base}/mcp" if servers else f"{base}/mcp/bench"
-    shown = keys["agent"] if credential == "key" else access_token(admin, base, url)
+    if credential == "foreign":
+        shown = foreign_token(directory, url)
+    else:
+        shown = keys["agent"] if credential == "key" else access_token(admin, base, url)
     print(json.dumps({"url": url, "headers": [f"Authorization: Bearer {shown}"]}))
 
 
@@ -96,6 +115,15 @@ def access_token(admin: Api, base: str, url: str) -> str:
     return token
 
 
+def foreign_token(directory: Path, url: str) -> str:
+    """Return a JWT for `url` from the issuer beside the gateway (RFC 9068)."""
+    key = ECKey.import_key(json.loads((directory / "issuer.json").read_text()))
+    now = int(time.time())
+    claims = {"iss": ISSUER, "sub": "bench", "aud": url, "client_id": "bench", "scope": "mcp:use"}
+    header = {"alg": "ES256", "typ": "at+jwt", "kid": "bench"}
+    return jwt.encode(header, {**claims, "jti": "bench", "iat": now, "exp": now + 86_400}, key, ["ES256"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["prepare", "setup"])
@@ -103,12 +131,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=9300)
     parser.add_argument("--durability", default="process", choices=["process", "disk"])
     parser.add_argument("--policy", default="role", choices=["role", "arguments"])
-    parser.add_argument("--credential", default="key", choices=["key", "jwt"])
+    parser.add_argument("--credential", default="key", choices=["key", "jwt", "foreign"])
     parser.add_argument("--servers", type=int, default=0, help="register so many of the fixture's servers instead")
     parser.add_argument("--upstream", default="http://127.0.0.1:9000/mcp")
     given = parser.parse_args()
     if given.what == "prepare":
-        prepare(given.directory, given.port, given.durability, given.policy)
+        prepare(given.directory, given.port, given.durability, given.policy, given.credential)
     else:
         setup(given.directory, given.port, given.upstream, given.credential, given.servers)
 

@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.bench.gateway import ISSUER, ISSUER_PORT, PUBLISHED
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
@@ -35,6 +37,7 @@ VARIANTS = {
     "mcpgw, policy reads arguments": Variant(9301, policy="arguments"),
     "mcpgw, durability disk": Variant(9302, durability="disk"),
     "mcpgw, JWT": Variant(9303, credential="jwt"),
+    "mcpgw, JWT of another issuer": Variant(9306, credential="foreign"),
 }
 FOR_PEERS = {
     "mcpgw, 2026-07-28": Variant(9304),
@@ -48,6 +51,17 @@ def fixture(name: str, port: int) -> dict[str, Any]:
         "name": name,
         "cmd": [sys.executable, str(HERE / "fixtures" / f"{name}_upstream.py"), "--port", str(port)],
         "ready": {"url": f"http://127.0.0.1:{port}/health"},
+    }
+
+
+def issuer(work: Path) -> dict[str, Any]:
+    """The keys of the issuer of foreign tokens, over HTTP."""
+    (work / PUBLISHED).mkdir(exist_ok=True)
+    served = ["--bind", "127.0.0.1", "--directory", str(work / PUBLISHED)]
+    return {
+        "name": "issuer",
+        "cmd": [sys.executable, "-m", "http.server", str(ISSUER_PORT), *served],
+        "ready": {"url": f"{ISSUER}/"},
     }
 
 
@@ -92,7 +106,7 @@ def main() -> None:
         ours = [target(name, work / f"gateway-{i}", given.mode) for i, name in enumerate(wanted)]
         spec = {
             "points": given.points.split(","),
-            "fixtures": [fixture("mcp", 9000), fixture("llm", 9001)],
+            "fixtures": [fixture("mcp", 9000), fixture("llm", 9001), issuer(work)],
             "targets": [
                 {"name": "direct", "url": "http://127.0.0.1:9000/mcp", "mode": given.mode},
                 nginx(work, given.mode),

@@ -20,8 +20,8 @@ class Operator:
         self.key = key
         self.home = home
 
-    async def runs(self, *arguments: str) -> Ran:
-        return await mcpgw(*arguments, cwd=self.home, MCPGW_URL=self.url, MCPGW_KEY=self.key)
+    async def runs(self, *arguments: str, stdin: str = "") -> Ran:
+        return await mcpgw(*arguments, cwd=self.home, stdin=stdin, MCPGW_URL=self.url, MCPGW_KEY=self.key)
 
 
 @pytest.fixture

@@ -37,12 +37,11 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "200", **more}
 
 
-async def mcpgw(*arguments: str, cwd: Path, **env: str) -> Ran:
+async def mcpgw(*arguments: str, cwd: Path, stdin: str = "", **env: str) -> Ran:
     """Run `mcpgw …` in a directory. Whatever happens, there is no traceback."""
+    command = [sys.executable, "-m", "mcpgw", *arguments]
     with anyio.fail_after(60):
-        ended = await anyio.run_process(
-            [sys.executable, "-m", "mcpgw", *arguments], cwd=cwd, env=environment(**env), check=False
-        )
+        ended = await anyio.run_process(command, input=stdin.encode(), cwd=cwd, env=environment(**env), check=False)
     ran = Ran(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
     assert "Traceback" not in ran.out + ran.err, ran.out + ran.err
     return ran

@@ -75,6 +75,71 @@ async def test_an_oauth_client_is_created_and_revoked(operator: Operator) -> Non
     assert "ci" in (await operator.runs("clients", "list")).out
 
 
+@pytest.mark.requirement("keys:overlap")
+async def test_a_key_is_narrowed_and_rotated_with_overlap(operator: Operator) -> None:
+    wanted = ("--scope", "mcp:use", "--calls-per-minute", "30", "--concurrent", "2", "--expires", "1h")
+    made = (await operator.runs("keys", "create", "bob", *wanted, "--json")).json
+    assert (made["scopes"], made["calls_per_minute"], made["concurrent"]) == (["mcp:use"], 30, 2)
+    assert made["expires_at"] == pytest.approx(made["created_at"] + 3600)
+    refused = await operator.runs("keys", "create", "bob", "--server", "nowhere")
+    assert (refused.code, refused.err.splitlines()[0]) == (1, "error: there is no server `nowhere`")
+    rotated = await operator.runs("keys", "rotate", made["id"], "--overlap", "5m")
+    assert f"{made['id']} ends in 300 s" in rotated.out
+    old = operator.gateway.worlds.current.identities.keys[made["id"]]
+    assert old.revoked_at is None
+    assert old.expires_at is not None
+    assert old.expires_at < made["expires_at"]
+
+
+@pytest.mark.requirement("principals:accounts")
+async def test_an_account_goes_through_its_whole_life(operator: Operator) -> None:
+    assert (await operator.runs("teams", "create", "blue", "--title", "The blue ones")).code == 0
+    made = (await operator.runs("users", "create", "ada", "--team", "blue", "--role", "auditor", "--json")).json
+    assert (made["principal"], made["kind"], made["team"]) == ("mcpgw|ada", "user", "blue")
+    changed = await operator.runs("users", "update", "ada", "--team", "", "--title", "Ada", "--json")
+    assert (changed.json["team"], changed.json["title"], changed.json["roles"]) == (None, "Ada", ["auditor"])
+    nothing = await operator.runs("users", "update", "mcpgw|ada")
+    assert (nothing.code, nothing.err.splitlines()[0]) == (2, "error: nothing to change")
+    short = await operator.runs("users", "password", "ada", stdin="short\n")
+    assert (short.code, "12 characters" in short.err) == (1, True)
+    assert (await operator.runs("users", "password", "ada", stdin="correct horse battery\n")).code == 0
+    assert operator.gateway.services.principals.show(made["id"])["has_password"]
+    assert (await operator.runs("users", "grants", "ada", "--json")).json == {"grants": []}
+    ended = await operator.runs("users", "deactivate", made["id"], "--reason", "left")
+    assert (ended.code, ended.out) == (0, "deactivated mcpgw|ada\n")
+    assert "mcpgw|ada" in (await operator.runs("users", "list")).out
+    assert (await operator.runs("users", "reactivate", "ada", "--reason", "back", "--json")).json[
+        "deactivated_at"
+    ] is None
+    unknown = await operator.runs("users", "show", "nobody")
+    assert (unknown.code, unknown.err.splitlines()[0]) == (1, "error: no account is called `nobody`")
+    assert (await operator.runs("users", "revoke-grant", "none", "--reason", "x")).code == 1
+
+
+@pytest.mark.requirement("principals:teams")
+async def test_a_team_is_ended_and_let_in_again(operator: Operator) -> None:
+    await operator.runs("teams", "create", "blue")
+    assert (await operator.runs("teams", "rename", "blue", "--title", "Bluer")).out == "blue is called Bluer\n"
+    assert (await operator.runs("teams", "deactivate", "blue", "--reason", "drill")).out == "deactivated blue\n"
+    refused = await operator.runs("keys", "create", "bob", "--team", "blue")
+    assert (refused.code, "mcpgw teams reactivate blue" in refused.err) == (1, True)
+    assert (await operator.runs("teams", "reactivate", "blue", "--reason", "over")).code == 0
+    assert "Bluer" in (await operator.runs("teams", "list")).out
+
+
+@pytest.mark.requirement("principals:clients")
+async def test_a_client_of_users_is_created_from_its_redirect_uris(operator: Operator, tmp_path: Path) -> None:
+    made = await operator.runs("clients", "create", "app", "--redirect-uri", "https://app.example/back", "--json")
+    assert made.json["grants"] == ["authorization_code", "refresh_token"]
+    assert (made.json["subject"], made.json["roles"]) == ("", [])
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps({"keys": [{"kty": "EC", "crv": "P-256", "x": "x", "y": "y"}]}))
+    signing = await operator.runs("clients", "create", "ci", "--jwks", str(keys))
+    assert (signing.code, signing.out) == (0, "created ci\n")
+    refused = await operator.runs("clients", "create", "bad", "--redirect-uri", "http://app.example/")
+    assert (refused.code, "https" in refused.err) == (1, True)
+
+
 async def test_status_is_shown_for_people_and_for_scripts(operator: Operator) -> None:
     assert "1970-01-01 00:00:00 UTC" in (await operator.runs("status")).out
     assert (await operator.runs("status", "--json")).json == {"epoch": 1, "since": 0.0, "servers": []}

@@ -24,7 +24,7 @@ from mcpgw.cli.quickstart import commands
 from tests.cli.parts import ROOT, Ran, environment, mcpgw
 from tests.fixtures.processes import free_port
 
-KEYS = {"mcp_url", "base_url", "console_url", "agent_key", "admin_key", "server", "commands"}
+KEYS = {"mcp_url", "base_url", "console_url", "agent_key", "admin_key", "sign_in", "server", "commands"}
 QUESTION = {
     "version": 1,
     "phase": "call",

@@ -57,9 +57,9 @@ def call(of: Wire, tool: str, **arguments: Any) -> Any:
     return json.loads(reply.json["result"]["content"][0]["text"])
 
 
-@pytest.mark.requirement("stdio:server-requests", "stdio:held")
+@pytest.mark.requirement("stdio:server-requests", "stdio:held", "stdio:across")
 @pytest.mark.parametrize("mode", [MODERN, LEGACY])
-@pytest.mark.parametrize("path", ["/mcp", "/mcp/session"])
+@pytest.mark.parametrize("path", ["/mcp", "/mcp/session", "/mcp/modern"])
 async def test_each_client_is_asked_by_its_own_process(gate: GatewayProcess, mode: str, path: str) -> None:
     prefix = "session__" if path == "/mcp" else ""
 
@@ -108,6 +108,31 @@ async def test_a_client_hears_log_messages_of_its_level_and_updates_of_what_it_w
         await client.set_logging_level("error")
         await client.call_tool("test_tool_with_logging")
         assert (loud, len(logged)) == (3, 3)
+        await client.subscribe_resource("test://watched-resource")
+        await client.call_tool("test_trigger_tool_change")
+        with anyio.fail_after(10):
+            await updated.wait()
+
+
+@pytest.mark.requirement("stdio:across")
+async def test_a_client_of_the_handshake_era_hears_a_modern_process(gate: GatewayProcess) -> None:
+    logged: list[str] = []
+    updated = anyio.Event()
+
+    async def into(message: Any) -> None:
+        logged.append(message.level)
+
+    async def heard(message: Any) -> None:
+        if "test://watched-resource" in repr(message):
+            updated.set()
+
+    options = {"logging_callback": into, "message_handler": heard}
+    async with agent(gate.server_url("modern"), gate.agent_key, mode=LEGACY, **options) as client:
+        await client.call_tool("test_tool_with_logging")
+        unasked = len(logged)
+        await client.set_logging_level("info")
+        await client.call_tool("test_tool_with_logging")
+        assert (unasked, logged) == (0, ["info"] * 3)
         await client.subscribe_resource("test://watched-resource")
         await client.call_tool("test_trigger_tool_change")
         with anyio.fail_after(10):

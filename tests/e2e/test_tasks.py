@@ -112,10 +112,18 @@ def told(answer: Answer, task_id: str) -> tuple[int, Any]:
     return answer.status, body
 
 
-@pytest.mark.requirement("tasks:lifecycle")
-@pytest.mark.parametrize("path", ["/mcp/everything", "/mcp/everything@1.0.0", "/mcp"])
-def test_a_task_runs_from_its_call_to_its_result_under_one_id(connect: Connect, path: str) -> None:
-    prefix = "everything__" if path == "/mcp" else ""
+@pytest.mark.requirement("tasks:lifecycle", "stdio:tasks")
+@pytest.mark.parametrize(
+    ("path", "prefix"),
+    [
+        ("/mcp/everything", ""),
+        ("/mcp/everything@1.0.0", ""),
+        ("/mcp", "everything__"),
+        ("/mcp/piped", ""),
+        ("/mcp", "piped__"),
+    ],
+)
+def test_a_task_runs_from_its_call_to_its_result_under_one_id(connect: Connect, path: str, prefix: str) -> None:
     client = connect(path)
     task = client.begin(prefix + "confirm_delete", filename="a.txt")
     asked = client.wait_for(task, "input_required")
@@ -250,14 +258,16 @@ def test_the_extension_is_announced_to_modern_clients_alone(connect: Connect, pa
         assert client.about(method, "any").body["error"]["code"] == -32601
 
 
-@pytest.mark.requirement("tasks:negotiated")
-def test_a_server_over_stdio_is_not_told_of_the_extension_and_makes_no_tasks(connect: Connect) -> None:
+@pytest.mark.requirement("tasks:negotiated", "stdio:tasks")
+def test_a_shared_process_is_told_by_each_request_whether_its_client_knows_tasks(connect: Connect) -> None:
     client = connect("/mcp/piped")
-    capabilities = client.ask("server/discover", {}).body["result"]["capabilities"]
-    assert EXTENSION not in capabilities.get("extensions", {})
-    assert client.call("slow_compute", label="now").body["result"]["content"][0]["text"] == "Computed now."
-    assert client.call("failing_job").body["error"]["code"] == -32021
-    assert client.about("tasks/get", "any").body["error"]["code"] == -32602
+    assert EXTENSION in client.ask("server/discover", {}).body["result"]["capabilities"]["extensions"]
+    task = client.begin("slow_compute", **LONG)
+    unknowing = connect("/mcp/piped")
+    unknowing.meta = META
+    assert unknowing.call("slow_compute", label="now").body["result"]["content"][0]["text"] == "Computed now."
+    assert unknowing.call("failing_job").body["error"]["code"] == -32021
+    assert client.about("tasks/cancel", task).ok
 
 
 @pytest.mark.requirement("tasks:headers")

@@ -13,15 +13,20 @@ from starlette.requests import Request
 
 from mcpgw.auth.access_tokens import AccessTokens
 from mcpgw.auth.challenge import Challenges
+from mcpgw.auth.clients import ClientsService
 from mcpgw.auth.endpoints import ADMIN, Endpoints
+from mcpgw.auth.grants import GrantsService
 from mcpgw.auth.keys import new_key
+from mcpgw.auth.principals import PrincipalsService
+from mcpgw.auth.server.grants import Grants, Lifetimes
+from mcpgw.auth.server.passwords import Passwords
 from mcpgw.auth.service import KeysService
 from mcpgw.auth.signing import SigningKeys
 from mcpgw.auth.verifier import Verifier
 from mcpgw.bus import ControlServer, LocalBus
 from mcpgw.clock import SystemClock
 from mcpgw.cluster import EpochBoard, Slot
-from mcpgw.domain import SYSTEM, AdminNote, Decision, Effect, KillSwitch, Presented, Principal
+from mcpgw.domain import SYSTEM, Account, AdminNote, Decision, Effect, KillSwitch, Presented, Principal
 from mcpgw.edge.admin import Door, routes
 from mcpgw.edge.services import Json, Services
 from mcpgw.errors import GatewayError, InsufficientScope, NotFound
@@ -29,6 +34,7 @@ from mcpgw.kills import KillService
 from mcpgw.ports import Ack, Question
 from mcpgw.running import Board
 from mcpgw.store.memory import MemoryStore
+from mcpgw.store.records import MemoryRecords
 from mcpgw.world import NoCatalog, Snapshot, WorldKeeper, closed_world
 
 BASE = "http://127.0.0.1:8080"
@@ -110,6 +116,8 @@ class Gateway:
         self.challenges = Challenges(endpoints)
         self.noted, self.standing = Noted(), Standing()
         self.refusals: list[tuple[str, str | None, str]] = []
+        lifetimes = Lifetimes(code_s=60, grant_s=86400, token_s=900)
+        self.grants = Grants(MemoryRecords(self.clock), self.store, self.worlds, self.clock, lifetimes)
         self.services = Services(
             servers=self.noted,
             toolsets=self.noted,
@@ -118,12 +126,22 @@ class Gateway:
                 store=self.store, worlds=self.worlds, bus=bus, board=board, clock=self.clock, certify=certificate
             ),
             keys=KeysService(self.store, self.worlds, self.clock, PEPPER),
+            clients=ClientsService(self.store, self.worlds, self.clock, PEPPER),
+            principals=PrincipalsService(
+                self.store, self.worlds, self.clock, hash_password=Passwords().hashed, ended=[self._drop_grants]
+            ),
+            grants=GrantsService(self.grants, self.worlds),
+            secrets=self.noted,
+            signing=self.noted,
             audit=self.noted,
             status=self.standing,
         )
         self.door = Door(
             authenticate=self._authenticate, challenge=self._challenge, refused=self._refused, max_body_bytes=MAX_BODY
         )
+
+    async def _drop_grants(self, account: Account) -> None:
+        await self.grants.revoke_all(account.id)
 
     async def _policy(self, *_: object) -> DenyAll:
         return DenyAll()

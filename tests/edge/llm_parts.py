@@ -32,6 +32,7 @@ from mcpgw.edge.llm import LlmEdge
 from mcpgw.errors import GatewayError, Unauthenticated
 from mcpgw.pipeline import Gateway
 from mcpgw.ports import Gate, Question, World
+from mcpgw.retries import Retries
 from mcpgw.running import Board
 from mcpgw.upstream.http import HttpClient, Response, Url
 from mcpgw.upstream.llm.openai import OpenAiUpstream
@@ -102,6 +103,7 @@ class Place:
             upstream=OpenAiUpstream(
                 self.client, LlmSection(providers=providers), limits, cost=self.cost, sees=self.sees
             ),
+            retries=Retries(self.clock),
             review=reviewed,
             clock=self.clock,
         )
@@ -154,6 +156,9 @@ class Place:
 
     async def credential_for(self, judged: Judged) -> Mapping[str, str]:
         return {"authorization": f"Bearer upstream-key-of-{judged.action.server}"}
+
+    async def refused(self, judged: Judged, credential: Mapping[str, str], challenge: str) -> None:
+        """There is no other."""
 
     def entry(self, action: Action, world: World) -> Written:
         return Written(self.records, action)

@@ -79,7 +79,10 @@ def test_what_changes_state_needs_the_scope_that_the_contract_names() -> None:
     assert needed.pop(("DELETE", "/kill-switches/{id}")) == "kill:release"
     assert needed.pop(("POST", "/servers/{slug}/versions/{version}/approve")) == "servers:approve"
     owners = {"servers": "servers:write", "toolsets": "servers:write", "policies": "policy:write"}
-    owners |= dict.fromkeys(("keys", "clients", "revocations"), "keys:write")
+    owners |= {"secrets": "servers:write", "vault": "keys:write"}
+    owners |= dict.fromkeys(
+            ("keys", "clients", "revocations", "teams", "principals", "grants"), "keys:write"
+        )
     assert {scope == owners[path.split("/")[1]] for (_, path), scope in needed.items()} == {True}
 
 
@@ -264,16 +267,17 @@ async def test_a_services_own_error_keeps_message_and_fix(admin: httpx2.AsyncCli
 async def test_each_operation_of_the_registry_gets_what_was_asked(gateway: Gateway, admin: httpx2.AsyncClient) -> None:
     base = "/admin/v1/servers"
     new = {"slug": "files", "url": "https://files.example/mcp", "tags": ["a"], "trust": "internal"}
+    auth = {"mode": "user"}
     assert (await admin.post(base, json=new)).status_code == 201
-    assert (await admin.post(f"{base}/files/versions", json={"version": "1.0.0"})).status_code == 201
+    assert (await admin.post(f"{base}/files/versions", json={"version": "1.0.0", "auth": auth})).status_code == 201
     await admin.post(f"{base}/files/versions/1.0.0/approve", json={"force": True})
     await admin.post(f"{base}/files/versions/1.0.0/activate")
     await admin.post(f"{base}/files/disable")
     await admin.post(f"{base}/files/rollback")
     await admin.delete(f"{base}/files")
     assert [(name, args[1:], given) for name, args, given in gateway.noted.asked] == [
-        ("add", ("files",), {"url": new["url"], "title": "", "tags": ["a"], "trust": "internal"}),
-        ("publish", ("files",), {"version": "1.0.0", "url": None}),
+        ("add", ("files",), {"url": new["url"], "title": "", "tags": ["a"], "trust": "internal", "auth": None}),
+        ("publish", ("files",), {"version": "1.0.0", "url": None, "auth": auth}),
         ("approve", ("files", "1.0.0"), {"force": True}),
         ("activate", ("files", "1.0.0"), {}),
         ("disable", ("files",), {}),
@@ -307,7 +311,7 @@ async def test_readiness_warns_of_the_mode_without_authentication(gateway: Gatew
 async def test_the_description_names_every_operation_its_scope_and_its_body(gateway: Gateway) -> None:
     async with gateway.client() as nobody:
         description = (await nobody.get("/admin/openapi.json")).json()
-    assert description == msgspec.to_builtins(document(OPERATIONS, PREFIX))
+    assert description == msgspec.json.decode(msgspec.json.encode(document(OPERATIONS, PREFIX)))
     found = {
         (method.upper(), path, row["x-required-scope"])
         for path, rows in description["paths"].items()

@@ -21,6 +21,7 @@ from mcpgw.domain import (
     Switches,
     ToolPin,
     Transport,
+    UpstreamAuth,
     VersionStatus,
 )
 from mcpgw.errors import GatewayError, InvalidParams, UpstreamUnreachable
@@ -126,6 +127,7 @@ class Registry:
         self.clock = StepClock()
         self.live: dict[str, Sequence[bytes]] = {URL: [raw("read"), raw("write")]}
         self.asked: list[tuple[str, str, Transport]] = []
+        self.proven: dict[str, UpstreamAuth | None] = {}
         self.refuses: dict[tuple[str, Transport], GatewayError] = {}
         self.service = self.with_configuration(section)
 
@@ -151,7 +153,10 @@ class Registry:
     async def notes(self) -> list[tuple[str, str]]:
         return [(note.action, note.target) for _, _, note in await self.store.notes(0, 1000)]
 
-    async def _probe(self, slug: str, endpoint: str, transport: Transport) -> Probe:
+    async def _probe(
+        self, slug: str, endpoint: str, transport: Transport, auth: UpstreamAuth | None, by: str
+    ) -> Probe:
+        self.proven[slug] = auth
         self.asked.append((slug, endpoint, transport))
         refusal = self.refuses.get((endpoint, transport))
         if refusal is not None:

@@ -9,9 +9,10 @@ from typing import Literal
 
 import pytest
 
-from mcpgw.config import HttpServer, RegistrySection, StdioServer
+from mcpgw.config import RegistrySection, StdioServer
 from mcpgw.domain import SYSTEM, AdminNote, Row, Transport
 from mcpgw.errors import Conflict, InvalidParams, NotFound, UpstreamFailed, UpstreamUnreachable
+from mcpgw.http_section import HttpServer
 from mcpgw.registry import digest
 from mcpgw.registry.drift import differences
 from tests.registry.parts import ADA, BOT, URL, Registry, raw
@@ -60,6 +61,7 @@ async def test_a_server_is_shown_with_versions_pins_and_findings(registry: Regis
         "title": "notes",
         "tags": [],
         "trust": "untrusted",
+        "idempotent": [],
         "configured": False,
         "transport": "http",
         "endpoint": URL,
@@ -72,6 +74,7 @@ async def test_a_server_is_shown_with_versions_pins_and_findings(registry: Regis
                 "transport": "http",
                 "endpoint": URL,
                 "era": "modern",
+                "auth": None,
                 "tools": [{"name": name, "sha256": tools[name].sha256} for name in ("read", "write")],
                 "findings": [
                     {"tool": "write", "rule": "invisible", "where": "/description", "detail": "a\\u200bb"},

@@ -141,7 +141,7 @@ def run(url: str, asked: str, suite: Suite) -> Report:
             ended = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
         except subprocess.TimeoutExpired as cause:
             raise SuiteBroke(f"the suite did not end within {RUN_TIMEOUT_S} s against {url}") from cause
-        scenarios = _results(Path(folder), scored)
+        scenarios = results(Path(folder), "server-*/checks.json", RESULT_FOLDER, scored)
     output = ended.stdout + ended.stderr
     missing = (scored or frozenset()) - {scenario.name for scenario in scenarios}
     if missing or not scenarios:
@@ -149,11 +149,11 @@ def run(url: str, asked: str, suite: Suite) -> Report:
     return Report(asked, ended.returncode, scenarios, output)
 
 
-def _results(folder: Path, scored: frozenset[str] | None) -> tuple[Scenario, ...]:
-    """Read the checks that the suite left, one folder a scenario, in order of their names."""
+def results(folder: Path, files: str, named: re.Pattern[str], scored: frozenset[str] | None) -> tuple[Scenario, ...]:
+    """Read the checks that the suite left, one folder a scenario, in order of their names; `named` finds the name."""
     scenarios = []
-    for path in sorted(folder.glob("server-*/checks.json")):
-        match = RESULT_FOLDER.fullmatch(path.parent.name)
+    for path in sorted(folder.glob(files)):
+        match = named.fullmatch(path.parent.name)
         if match is None:
             raise SuiteBroke(f"cannot tell which scenario left {path.parent.name}")
         name = match["scenario"]

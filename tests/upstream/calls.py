@@ -39,7 +39,6 @@ from mcpgw.shelf import Shelf, ShelfLimits
 from mcpgw.task_ids import TaskIds
 from mcpgw.upstream.holding import Holding
 from mcpgw.upstream.http import HttpClient
-from mcpgw.upstream.mcp_held import HeldCalls
 from mcpgw.upstream.mcp_http import McpHttpUpstream
 from mcpgw.upstream.mcp_parts import ListChanged
 
@@ -129,8 +128,8 @@ def mcp_http(
     """Return the upstream of HTTP servers, as the wiring makes it; what it holds stands on `shelf`."""
     states = RequestStates(Seals(bytes(32), 0))
     shelf = Shelf(clock, ShelfLimits()) if shelf is None else shelf
-    held = HeldCalls(Holding(states, shelf, clock, limits.held_s))
-    return McpHttpUpstream(http, limits, clock, on_list_changed, held, TASK_IDS)
+    holding = Holding(states, shelf, clock, limits.held_s)
+    return McpHttpUpstream(http, limits, clock, on_list_changed, holding, TASK_IDS)
 
 
 @dataclass

@@ -18,6 +18,9 @@ ERA = sys.argv[1]
 QUIRK = sys.argv[2] if len(sys.argv) > 2 else ""
 LISTS = os.environ.get("LISTS", "")
 REQUESTS: list[dict[str, Any]] = []
+LISTENERS: dict[int, dict[str, Any]] = {}
+SUBSCRIPTION = "io.modelcontextprotocol/subscriptionId"
+TIMES = {"createdAt": "2026-11-21T10:00:00Z", "lastUpdatedAt": "2026-11-21T10:00:00Z", "ttlMs": 60000}
 CAPABILITIES = {"tools": {"listChanged": True}, "logging": {}, "resources": {"subscribe": True}}
 
 
@@ -280,6 +283,46 @@ def tool_input(params: dict[str, Any]) -> Any:
     return {"resultType": "input_required", "inputRequests": wanted, "requestState": "state-1"}
 
 
+def tool_log_level(params: dict[str, Any]) -> Any:
+    """Logs as a process of 2026-07-28 does: what the request wants, which the message does not name."""
+    levels = ("debug", "info", "warning")
+    least = params["_meta"].get("io.modelcontextprotocol/logLevel")
+    for level in levels[levels.index(least) :] if least in levels else ():
+        say({"method": "notifications/message", "params": {"level": level, "data": "from the server"}})
+    return text(least)
+
+
+def tool_change(params: dict[str, Any]) -> Any:
+    """Tells all who listen that the prompts have changed, and what they watch."""
+    for listener, wanted in LISTENERS.items():
+        meta = {"_meta": {SUBSCRIPTION: listener}}
+        if wanted.get("promptsListChanged"):
+            say({"method": "notifications/prompts/list_changed", "params": meta})
+        for uri in wanted.get("resourceSubscriptions", []):
+            say({"method": "notifications/resources/updated", "params": {"uri": uri, **meta}})
+    return text(len(LISTENERS))
+
+
+def tool_task(params: dict[str, Any]) -> Any:
+    """Makes a task."""
+    return {"resultType": "task", "taskId": "own-1", "status": "working", **TIMES}
+
+
+def listen(request: dict[str, Any]) -> None:
+    LISTENERS[request["id"]] = wanted = request["params"]["notifications"]
+    params = {"notifications": wanted, "_meta": {SUBSCRIPTION: request["id"]}}
+    say({"method": "notifications/subscriptions/acknowledged", "params": params})
+
+
+def tell_of_task(request: dict[str, Any]) -> None:
+    """Answers `tasks/get`, and tells all who listen for the task."""
+    task = {"taskId": request["params"]["taskId"], "status": "completed", **TIMES}
+    for listener, wanted in LISTENERS.items():
+        if task["taskId"] in wanted.get("taskIds", []):
+            say({"method": "notifications/tasks", "params": {**task, "_meta": {SUBSCRIPTION: listener}}})
+    say({"id": request["id"], "result": {"resultType": "complete", **task}})
+
+
 def missing(request: dict[str, Any], code: int = -32601) -> None:
     say({"id": request["id"], "error": {"code": code, "message": "not here"}})
 
@@ -296,7 +339,7 @@ def discover(request: dict[str, Any]) -> None:
     result = {
         "resultType": "complete",
         "supportedVersions": ["2026-07-28"],
-        "capabilities": CAPABILITIES,
+        "capabilities": {**CAPABILITIES, "extensions": {"io.modelcontextprotocol/tasks": {}}},
         "instructions": "be kind",
         "ttlMs": 0,
         "cacheScope": "public",
@@ -342,12 +385,18 @@ def main() -> None:
         sys.exit("cannot start")
     while True:
         request = read()
+        if request.get("method") == "notifications/cancelled":
+            LISTENERS.pop(request["params"]["requestId"], None)
         if "id" not in request or "method" not in request:
             continue
         if request["method"] == "server/discover":
             discover(request)
         elif request["method"] == "initialize":
             initialize(request)
+        elif ERA == "modern" and request["method"] == "subscriptions/listen":
+            listen(request)
+        elif ERA == "modern" and request["method"] == "tasks/get":
+            tell_of_task(request)
         elif request["method"] == "resources/read" and result_of(request) is None:
             missing(request, -32002)
         elif (result := result_of(request)) is not None:

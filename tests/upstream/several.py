@@ -31,6 +31,7 @@ from mcpgw.edge.mcp_shown import ShownNames
 from mcpgw.errors import GatewayError, MethodNotAllowed, Unauthenticated
 from mcpgw.pipeline import Gateway
 from mcpgw.ports import Exchange, Gate, World
+from mcpgw.retries import Retries
 from mcpgw.running import Board
 from mcpgw.seals import Seals
 from mcpgw.upstream.aggregate import Aggregate
@@ -206,6 +207,7 @@ class House:
             meter=self,
             broker=self,
             upstream=Router(own=own, streams=self.streams, http=self, sse=self, stdio=self, openapi=self, llm=self),
+            retries=Retries(self.clock),
             review=lambda parts, decide: parts,
             clock=self.clock,
         )
@@ -272,6 +274,9 @@ class House:
 
     async def credential_for(self, judged: Judged) -> Mapping[str, str]:
         return {}
+
+    async def refused(self, judged: Judged, credential: Mapping[str, str], challenge: str) -> None:
+        """There is no other."""
 
     def entry(self, action: Action, world: World) -> Written:
         return Written(self.records, action)

@@ -12,6 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
+from mcpgw.clock import SystemClock
 from mcpgw.config import StdioServer
 from mcpgw.domain import Transport
 from mcpgw.upstream.stdio import StdioServers
@@ -30,7 +31,7 @@ def guard() -> int:
 async def main() -> None:
     command = (sys.executable, "-IS", str(LINES), "legacy", "stubborn")
     entry = StdioServer(name="srv", command=command, per="session")
-    servers = StdioServers([entry], LIMITS, lambda name, kind: None)
+    servers = StdioServers([entry], LIMITS, SystemClock(), lambda name, kind: None)
     for session in ("s-1", "s-2"):
         caller = Caller(servers, version("srv", transport=Transport.STDIO), client=LEGACY, session=session)
         leader = json.loads((await caller.call("about")).text)["pid"]

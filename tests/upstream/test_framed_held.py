@@ -98,7 +98,7 @@ async def client(clock: HandClock, shelf: Shelf, holding: Holding) -> AsyncItera
     """A client of a process that serves its principal alone."""
     command = (sys.executable, "-IS", str(LINES), "legacy")
     entry = StdioServer(name="srv", command=command, per="principal")
-    servers = StdioServers([entry], LIMITS, lambda name, kind: None, clock.monotonic, holding)
+    servers = StdioServers([entry], LIMITS, clock, lambda name, kind: None, holding)
     yield Client(Caller(servers, version("srv", transport=Transport.STDIO), client=ABLE), shelf)
     await servers.aclose()
 

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
+from mcpgw.addresses import vetted
 from mcpgw.config import LimitsSection
 from mcpgw.errors import UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
-from mcpgw.upstream.addresses import vetted
 from mcpgw.upstream.health import FAILURES, MAX_PAUSE_S, PAUSE_S, UNTRIED_S, Health, trial
 from mcpgw.upstream.http import HttpClient, Url
 from tests.upstream.calls import HandClock

@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from mcpgw.clock import SystemClock
 from mcpgw.config import StdioServer
 from mcpgw.domain import ClientFacts, PartKind, Transport, Verb
 from mcpgw.upstream.mcp_http import McpHttpUpstream
@@ -43,6 +44,7 @@ async def processes(tmp_path: Path) -> AsyncIterator[StdioServers]:
             StdioServer(name="filesystem", command=(str(program("mcp-server-filesystem")), str(tmp_path))),
         ],
         LIMITS,
+        SystemClock(),
         lambda name, kind: None,
     )
     yield servers

@@ -75,11 +75,12 @@ def passed() -> None:
 
 
 class Answering:
-    """An exchange of given parts; it remembers how it was let go. After its parts it fails, or waits."""
+    """An exchange of given parts; it remembers how it was let go. After its parts it fails, ends, or waits."""
 
-    def __init__(self, *parts: Part, then: BaseException | None = None) -> None:
+    def __init__(self, *parts: Part, then: BaseException | None = None, ends: bool = False) -> None:
         self._parts = parts
         self._then = then
+        self._ends = ends
         self.closed: list[BaseException | None] = []
 
     async def __aiter__(self) -> AsyncIterator[Part]:
@@ -87,7 +88,8 @@ class Answering:
             yield part
         if self._then is not None:
             raise self._then
-        await asyncio.Event().wait()
+        if not self._ends:
+            await asyncio.Event().wait()
 
     async def aclose(self, reason: BaseException | None) -> None:
         self.closed.append(reason)
@@ -408,6 +410,16 @@ async def test_a_servers_own_stream_is_passed_on_and_ends_with_it(roads: Roads) 
     assert parts[1].body == said
     await exchange.aclose(None)
     assert inner.closed == [None]
+
+
+@pytest.mark.requirement("own:streams")
+async def test_a_servers_stream_that_ends_without_a_word_ends_the_clients(roads: Roads) -> None:
+    said = Part(PartKind.EVENT, b'{"jsonrpc":"2.0","method":"notifications/message"}')
+    roads.http.answer = Answering(Part(PartKind.OPENED), said, ends=True)
+    exchange = await roads.send(streaming("notes"))
+    with anyio.fail_after(5):
+        assert [part async for part in exchange] == [Part(PartKind.OPENED), said, Part(PartKind.LAST)]
+    await exchange.aclose(None)
 
 
 @pytest.mark.requirement("own:streams")

@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 import pytest
 
+from mcpgw.clock import SystemClock
 from mcpgw.config import LimitsSection, StdioServer
 from mcpgw.domain import SYSTEM, ClientFacts, PartKind, Transport, Verb
 from mcpgw.errors import (
@@ -31,6 +32,7 @@ from mcpgw.errors import (
     UsageError,
     WorldMoved,
 )
+from mcpgw.task_ids import EXTENSION
 from mcpgw.upstream import stdio_supervision
 from mcpgw.upstream.stdio import StdioServers
 from tests.fixtures.processes import state_of
@@ -56,7 +58,7 @@ async def serve(clock: HandClock, changed: list[tuple[str, str]]) -> AsyncIterat
         def declare(era: str = "legacy", quirk: str = "", *, limits: LimitsSection = LIMITS, **facts: Any) -> Caller:
             command = (sys.executable, "-IS", str(LINES), era, *([quirk] if quirk else []))
             entry = StdioServer(name="lines", command=command, **facts)
-            servers = StdioServers([entry], limits, lambda name, kind: changed.append((name, kind)), clock.monotonic)
+            servers = StdioServers([entry], limits, clock, lambda name, kind: changed.append((name, kind)))
             stack.push_async_callback(servers.aclose)
             return Caller(servers, version("lines", transport=Transport.STDIO))
 
@@ -105,7 +107,7 @@ async def test_a_process_gets_its_exact_command_and_only_the_environment_it_is_g
 def test_a_reference_that_leads_nowhere_is_found_at_the_start() -> None:
     entry = StdioServer(name="lines", command=("true",), env={"TOKEN": "env:NO_SUCH_VARIABLE"})
     with pytest.raises(UsageError, match="NO_SUCH_VARIABLE"):
-        StdioServers([entry], LIMITS, lambda name, kind: None)
+        StdioServers([entry], LIMITS, SystemClock(), lambda name, kind: None)
 
 
 def nowhere() -> StdioServer:
@@ -121,7 +123,7 @@ async def test_a_server_that_nobody_declared_and_one_that_cannot_start_are_unrea
     with pytest.raises(UpstreamUnreachable, match="not declared"):
         await dataclasses.replace(caller, target=version("other", transport=Transport.STDIO)).call("echo")
     for missing in (StdioServer(name="lines", command=("/no/such/program",)), nowhere()):
-        servers = StdioServers([missing], LIMITS, lambda name, kind: None)
+        servers = StdioServers([missing], LIMITS, SystemClock(), lambda name, kind: None)
         with pytest.raises(UpstreamUnreachable, match="cannot be started"):
             await dataclasses.replace(caller, upstream=servers).call("echo")
         await servers.aclose()
@@ -190,11 +192,12 @@ async def test_the_process_can_ask_nobody(serve: Serve) -> None:
 async def test_handshakes_are_answered_from_what_the_process_told_in_the_callers_era(serve: Serve, era: str) -> None:
     caller = serve(era)
     discovered = (await caller.ask(Verb.DISCOVER)).result
-    shared = {"tools": {"listChanged": True}, "resources": {}}  # no log messages, no updates: they are nobody's
+    # Log messages are nobody's; of updates only a modern process says whose they are.
+    shared = {"tools": {"listChanged": True}, "resources": {"subscribe": True} if era == "modern" else {}}
     assert discovered == {
         "resultType": "complete",
         "supportedVersions": ["2026-07-28"],
-        "capabilities": shared,
+        "capabilities": shared if era == "legacy" else {**shared, "extensions": {EXTENSION: {}}},
         "instructions": "be kind",
         "ttlMs": 0,
         "cacheScope": "private",
@@ -246,11 +249,9 @@ async def test_a_legacy_client_gets_legacy_results_from_a_modern_process(serve: 
     assert told[-1]["params"]["_meta"] == {
         "com.example/x": 1,
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-        "io.modelcontextprotocol/clientCapabilities": {},
-        "io.modelcontextprotocol/clientInfo": {"name": "mcpgw", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
+        "io.modelcontextprotocol/clientInfo": {"name": "tester", "version": "1"},
     }
-    with pytest.raises(UpstreamFailed, match="asks for input"):
-        await caller.call("input")
 
 
 @pytest.mark.requirement("stdio:translation")
@@ -493,7 +494,7 @@ async def test_a_modern_process_can_be_listened_to() -> None:
     everything = Path(__file__).parents[1] / "fixtures" / "everything_server.py"
     changed: list[tuple[str, str]] = []
     entry = StdioServer(name="lines", command=(sys.executable, str(everything), "--stdio"))
-    servers = StdioServers([entry], LIMITS, lambda name, kind: changed.append((name, kind)))
+    servers = StdioServers([entry], LIMITS, SystemClock(), lambda name, kind: changed.append((name, kind)))
     caller = Caller(servers, version("lines", transport=Transport.STDIO))
     with anyio.fail_after(15):
         exchange = await caller.send(

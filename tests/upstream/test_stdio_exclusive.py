@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from mcpgw.config import LimitsSection, StdioServer
-from mcpgw.domain import SYSTEM, Part, PartKind, Scope, Switches, Target, Transport, Verb
+from mcpgw.domain import SYSTEM, Era, Part, PartKind, Scope, Switches, Target, Transport, Verb
 from mcpgw.errors import (
     InvalidRequest,
     Killed,
@@ -44,7 +44,7 @@ async def serve(clock: HandClock, changed: list[tuple[str, str]]) -> AsyncIterat
         def declare(era: str = "legacy", quirk: str = "", *, limits: LimitsSection = LIMITS, **facts: Any) -> Caller:
             command = (sys.executable, "-IS", str(LINES), era, *([quirk] if quirk else []))
             entry = StdioServer(name="srv", command=command, **{"per": "session", **facts})
-            servers = StdioServers([entry], limits, lambda name, kind: changed.append((name, kind)), clock.monotonic)
+            servers = StdioServers([entry], limits, clock, lambda name, kind: changed.append((name, kind)))
             stack.push_async_callback(servers.aclose)
             return Caller(servers, version("srv", transport=Transport.STDIO), client=ABLE, session="s-1")
 
@@ -84,10 +84,39 @@ async def test_a_process_per_principal_serves_all_that_one_does_and_nobody_else(
     caller = serve(per="principal")
     alice = await pid_of(caller)
     assert await pid_of(other(caller, session="s-2")) == alice
-    assert await pid_of(other(caller, session=None, client=MODERN)) == alice
+    as_able = dataclasses.replace(MODERN, capabilities=b'{"roots":{},"elicitation":{}}')
+    assert await pid_of(other(caller, session=None, client=as_able)) == alice
     bob = await pid_of(other(caller, who=BOB))
     assert await pid_of(other(caller, who=SYSTEM, session=None, client=None)) not in {alice, bob}
     assert bob != alice
+
+
+@pytest.mark.requirement("stdio:exclusive")
+async def test_a_process_that_is_told_once_what_its_client_can_do_is_for_clients_that_can_do_the_same(
+    serve: Serve,
+) -> None:
+    caller = serve(per="principal")
+    modern = other(caller, session=None, client=MODERN)
+    unable, able = await pid_of(modern), await pid_of(caller)
+    assert unable != able
+    assert await pid_of(modern) == unable
+
+
+@pytest.mark.requirement("stdio:exclusive")
+@pytest.mark.parametrize("per", ["principal", "session"])
+async def test_a_process_that_is_told_by_each_request_is_for_all_that_a_principal_does(serve: Serve, per: str) -> None:
+    caller = other(serve("modern", per=per), session=None, client=MODERN)
+    caller = other(caller, target=dataclasses.replace(caller.target, era=Era.MODERN))
+    pid = await pid_of(caller)
+    assert await pid_of(caller.known(capabilities=b'{"elicitation":{}}')) == pid
+    of_session = await pid_of(other(caller, session="s-1", client=ABLE))
+    assert (of_session == pid) is (per == "principal")
+
+
+@pytest.mark.requirement("stdio:exclusive")
+async def test_a_process_per_principal_is_greeted_in_the_generation_that_tells_its_clients_apart(serve: Serve) -> None:
+    caller = serve("dual", per="principal")
+    assert (await caller.call("echo")).last.facts == {"era": "modern"}
 
 
 @pytest.mark.requirement("stdio:exclusive")

@@ -37,7 +37,7 @@ async def serve(clock: HandClock) -> AsyncIterator[Serve]:
         def declare(*, limits: LimitsSection = LIMITS, **process: int) -> Caller:
             command = (sys.executable, "-IS", str(LINES), "legacy")
             entry = StdioServer(name="lines", command=command, limits=ProcessLimits(**process))
-            servers = StdioServers([entry], limits, lambda name, kind: None, clock.monotonic)
+            servers = StdioServers([entry], limits, clock, lambda name, kind: None)
             stack.push_async_callback(servers.aclose)
             return Caller(servers, version("lines", transport=Transport.STDIO))
 

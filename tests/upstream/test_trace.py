@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mcpgw.clock import SystemClock
 from mcpgw.config import StdioServer
 from mcpgw.domain import ClientFacts, Era, Transport, Verb
 from mcpgw.upstream.mcp_http import McpHttpUpstream
@@ -65,7 +65,7 @@ async def test_over_http(
 @pytest.mark.parametrize("era", ["modern", "legacy"])
 async def test_to_a_process(client: ClientFacts, era: str) -> None:
     entry = StdioServer(name="lines", command=(sys.executable, "-IS", str(LINES), era))
-    servers = StdioServers([entry], LIMITS, lambda name, kind: None, time.monotonic)
+    servers = StdioServers([entry], LIMITS, SystemClock(), lambda name, kind: None)
     caller = Caller(servers, version("lines", transport=Transport.STDIO), client=tracing(client), session="s-1")
     try:
         await caller.ask(Verb.RESOURCES_READ, name="test://x")

@@ -1,4 +1,4 @@
-"""Teams and accounts, what keys, clients and server versions have gained, and the records of `auth`."""
+"""Teams and accounts, what keys, clients, servers and their versions have gained, and the records of `auth`."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -51,6 +51,8 @@ def _what_has_grown() -> None:
     with op.batch_alter_table("epoch") as epoch:
         for table in ("teams", "accounts"):
             epoch.add_column(sa.Column(table, BIG, nullable=False, server_default="1"))
+    with op.batch_alter_table("servers") as servers:
+        servers.add_column(sa.Column("idempotent", sa.JSON(), nullable=False, server_default="[]"))
     with op.batch_alter_table("server_versions") as versions:
         versions.add_column(sa.Column("auth", sa.JSON(), nullable=True))
     with op.batch_alter_table("api_keys") as keys:

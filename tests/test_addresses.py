@@ -1,11 +1,11 @@
-"""Which addresses upstream connections may go to."""
+"""Which addresses the gateway may connect to."""
 
 from __future__ import annotations
 
 import pytest
 
+from mcpgw.addresses import opened_by, vetted
 from mcpgw.errors import UsageError
-from mcpgw.upstream.addresses import vetted
 
 PUBLIC = [
     "1.1.1.1",
@@ -134,6 +134,16 @@ def test_a_network_opens_itself_and_nothing_beside_it() -> None:
     allowed = vetted(("10.1.0.0/16", "fd12:3456::/32"), False)
     assert allowed("10.1.255.255") and allowed("::ffff:10.1.0.1") and allowed("fd12:3456::1")
     assert not allowed("10.2.0.1") and not allowed("fd12:3457::1") and not allowed("192.168.0.1")
+
+
+@pytest.mark.requirement("addresses:table")
+def test_what_is_opened_is_what_the_operator_lists_public_or_not() -> None:
+    opened = opened_by(("10.1.0.0/16", "93.184.215.0/24"), True)
+    assert opened("10.1.2.3") and opened("93.184.215.14") and opened("127.0.0.1") and opened("::1")
+    assert not opened("1.1.1.1") and not opened("10.2.0.1") and not opened("name.example")
+    assert not opened_by((), False)("127.0.0.1")
+    for address in NEVER:
+        assert not opened_by(EVERYTHING, True)(address)
 
 
 @pytest.mark.parametrize("network", ["10.1.2.3/16", "10.0.0.0/33", "internal", ""])

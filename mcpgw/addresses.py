@@ -1,4 +1,4 @@
-"""Which network addresses upstream connections may go to.
+"""Which network addresses the gateway may connect to: as a client of upstreams, and to fetch what others name.
 
 An own table, because `ipaddress.is_global` takes several special addresses for public ones (192.0.0.8, 224.0.0.1,
 64:ff9b::7f00:1, 2002:7f00:1::, fec0::1 among them in Python 3.11). Sources: the IANA IPv4 and IPv6 Special-Purpose
@@ -70,22 +70,39 @@ def vetted(allow_networks: Sequence[str], allow_loopback: bool) -> Callable[[str
     Public addresses pass; others only inside `allow_networks` (CIDR); loopback also with `allow_loopback`. Link-local,
     metadata, multicast, reserved and unspecified addresses never pass. Raises UsageError for a network that is none.
     """
-    opened = tuple(_network(n) for n in allow_networks)
+    opened = opened_by(allow_networks, allow_loopback)
 
     def allowed(address: str) -> bool:
-        try:
-            ip = ip_address(address)
-        except ValueError:
-            return False
-        if isinstance(ip, IPv6Address):
-            if ip.scope_id is not None:
-                return False
-            ip = ip.ipv4_mapped or ip
-        if ip == LOOPBACK_V6 or ip in LOOPBACK_V4:
-            return allow_loopback or _inside(ip, opened)
-        return _public(ip) or (not _never(ip) and _inside(ip, opened))
+        ip = _parsed(address)
+        return ip is not None and (_public(ip) or opened(address))
 
     return allowed
+
+
+def opened_by(allow_networks: Sequence[str], allow_loopback: bool) -> Callable[[str], bool]:
+    """Return the test of an address (as text) that the operator has opened, public or not. Raises UsageError."""
+    networks = tuple(_network(n) for n in allow_networks)
+
+    def opened(address: str) -> bool:
+        ip = _parsed(address)
+        if ip is None:
+            return False
+        if ip == LOOPBACK_V6 or ip in LOOPBACK_V4:
+            return allow_loopback or _inside(ip, networks)
+        return (_public(ip) or not _never(ip)) and _inside(ip, networks)
+
+    return opened
+
+
+def _parsed(address: str) -> IPv4Address | IPv6Address | None:
+    """Return the address that is connected to, or None for what is none, or is one on some interface alone."""
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return None
+    if isinstance(ip, IPv4Address):
+        return ip
+    return None if ip.scope_id is not None else ip.ipv4_mapped or ip
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:
