@@ -9,6 +9,7 @@ from joserfc import jwt
 
 from mcpgw.auth.compact import Compact
 from mcpgw.auth.endpoints import Endpoints
+from mcpgw.auth.scopes import AGENT_SCOPES
 from mcpgw.auth.signing import ALGORITHM, SigningKeys
 from mcpgw.domain import Principal
 from mcpgw.domain.values import value
@@ -88,6 +89,8 @@ class TokenFacts:
         self.expires_at = self.fresh_until = _seconds(claims, "exp")
         self.grant = _text(claims, "gid") if "gid" in claims else None
         self.actors = _actors(claims.get("act"))
+        if self.actors:  # who acts for an administrator administers nothing
+            self.scopes &= AGENT_SCOPES
         self.admitted: tuple[Identities, Principal] | None = None
 
 

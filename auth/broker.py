@@ -44,7 +44,8 @@ class Broker:
         """Return header fields by lower-case name. Raises UpstreamUnreachable, Unavailable, ConsentNeeded."""
         version = judged.version
         if version is None or version.auth is None or judged.action.route is Route.LLM:
-            return await self._configured.headers_for(judged)
+            found = self._configured.at_hand(judged)
+            return found if found is not None else await self._configured.in_vault(judged)
         auth = version.auth
         # What the gateway answers itself needs no credential, and nobody's consent.
         own = OWN_UNTIL_CONNECTED if auth.mode is AuthMode.USER else OWN_VERBS

@@ -9,7 +9,19 @@ from typing import Any, TypeVar
 
 from mcpgw.auth.holders import ISSUER, holder_of_key
 from mcpgw.auth.scopes import AGENT_SCOPES, scopes_of, scopes_of_account
-from mcpgw.domain import Account, AdminNote, ApiKey, Kind, OAuthClient, Principal, Revocation, Row, State, Team
+from mcpgw.domain import (
+    CLIENT_CREDENTIALS,
+    Account,
+    AdminNote,
+    ApiKey,
+    Kind,
+    OAuthClient,
+    Principal,
+    Revocation,
+    Row,
+    State,
+    Team,
+)
 from mcpgw.errors import Conflict, InsufficientScope, InvalidParams, Unauthenticated
 from mcpgw.ports import Clock, Identities, Store, Worlds
 
@@ -173,8 +185,11 @@ def _key_manages(key: ApiKey, identities: Identities, now: float) -> bool:
 
 def _client_manages(client: OAuthClient, identities: Identities) -> bool:
     account = identities.accounts.get((ISSUER, client.subject))
-    roles = client.roles if account is None else client.roles & account.roles
-    return client.revoked_at is None and MANAGES in scopes_of(roles) and _active(identities, account, client.team)
+    scopes = scopes_of(client.roles if account is None else client.roles & account.roles)
+    if client.revoked_at is not None or CLIENT_CREDENTIALS not in client.grants:
+        return False
+    narrowed = scopes if client.scopes is None else scopes & client.scopes
+    return MANAGES in narrowed and _active(identities, account, client.team)
 
 
 def _active(identities: Identities, account: Account | None, team: str | None) -> bool:

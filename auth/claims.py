@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from mcpgw.auth.access_tokens import MAX_ACTORS, Source
 from mcpgw.auth.endpoints import Endpoints, endpoint_of
 from mcpgw.auth.holders import standing
-from mcpgw.auth.scopes import AGENT_SCOPES, kind_of, of_one_side, scopes_of, scopes_of_account
+from mcpgw.auth.scopes import (
+    ADMIN_SCOPES,
+    AGENT_SCOPES,
+    check_names,
+    kind_of,
+    of_one_side,
+    scopes_of,
+    scopes_of_account,
+)
 from mcpgw.domain import Account, Kind, Principal
-from mcpgw.errors import Unauthenticated, UsageError
+from mcpgw.errors import InvalidParams, Unauthenticated, UsageError
 from mcpgw.issuer_section import ClaimRule, IssuerSection
 from mcpgw.ports import Identities
 
+MAX_NAME = 255
 MAX_VALUES = 500
 """Roles, groups or scopes of one token."""
 _LAST_SECOND = 2**53
-# Names as the log, kill switches and policies have them: no control characters, and bounded.
-_NAME = re.compile(r"[^\x00-\x20\x7f-\x9f](?:[^\x00-\x1f\x7f-\x9f]{0,253}[^\x00-\x20\x7f-\x9f])?")
 # Claims of tokens that are for clients to read, or that tell of events: never access tokens.
 _OF_OTHER_TOKENS = frozenset({"nonce", "at_hash", "c_hash", "s_hash", "events"})
 _MISSING = object()
@@ -104,6 +110,14 @@ class Reading:
         for place in section.audiences.values():
             if endpoint_of(place) != place:
                 raise UsageError(f"auth.issuers: `{place}` is no endpoint", fix="for example /mcp, /mcp/notes or /v1")
+        known = AGENT_SCOPES | ADMIN_SCOPES
+        for scope in chain(section.default_scopes, *section.scope_map.values()):
+            if scope not in known:
+                raise UsageError(f"auth.issuers: `{scope}` is no scope", fix=f"one of: {', '.join(sorted(known))}")
+        try:
+            check_names([*chain(section.default_roles, *section.role_map.values())])
+        except InvalidParams as error:
+            raise UsageError(f"auth.issuers: {section.issuer}: {error.message}", fix=error.fix) from None
 
     def facts(self, claims: Mapping[str, Any], digest: str, source: Source, now: float) -> ForeignFacts:
         """Return what verified claims say; `digest` stands for a token without `jti`. Raises Unauthenticated."""
@@ -112,8 +126,8 @@ class Reading:
         if claims.get("iss") != section.issuer:
             raise Unauthenticated("the access token is from another issuer")
         endpoints = self._opened(claims.get("aud"))
-        times = issued_at, begins_at, expires_at = self._times(claims)
-        if not all(map(math.isfinite, times)) or issued_at > now + section.leeway_s:
+        issued_at, begins_at, expires_at = self._times(claims)
+        if issued_at > now + section.leeway_s:
             raise Unauthenticated("the access token was issued in the future", fix="check the clocks")
         if "cnf" in claims:
             raise Unauthenticated("the access token is bound to a key, whose proof is not read here")  # RFC 7800
@@ -123,6 +137,8 @@ class Reading:
             if not holds(rule, claims):
                 raise Unauthenticated("the access token lacks a claim that is required here, or has another value")
         scopes = self._scopes(claims)
+        if "act" in claims:  # who acts for an administrator administers nothing
+            scopes &= AGENT_SCOPES
         who = self._holder(claims, scopes, digest, (issued_at, expires_at))
         return ForeignFacts(
             who, endpoints=endpoints, scopes=scopes, times=(begins_at - section.leeway_s, expires_at), source=source
@@ -251,7 +267,13 @@ def _name(claims: Mapping[str, Any], name: str) -> str:
 
 
 def _checked(value: object, name: str) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
+    # Names as the log, kill switches and consoles show them: nothing invisible, nothing that turns the line around.
+    if (
+        not isinstance(value, str)
+        or not 0 < len(value) <= MAX_NAME
+        or not value.isprintable()
+        or value != value.strip()
+    ):
         raise _unfit(name)
     return value
 

@@ -14,15 +14,16 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urljoin
 
 from mcpgw.addresses import opened_by, vetted
-from mcpgw.auth.http_once import Answer, Wire, connect, request_head
+from mcpgw.auth.http_once import Answer, Wire, request_head
 from mcpgw.auth.strict_object import read_object
 from mcpgw.auth.web_url import WebUrl
+from mcpgw.dialling import Place, first_connected, tls_context
 from mcpgw.errors import FetchFailed, FetchRefused
 
 CONNECT_S = 2.0
@@ -32,8 +33,6 @@ AT_ONCE_PER_HOST = 4
 MAX_BYTES = 65_536
 JSON = "application/json"
 
-Place = tuple[int, tuple[Any, ...]]
-"""Family and address of a socket."""
 Resolve = Callable[[str, int], Awaitable[Sequence[Place]]]
 
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE"})
@@ -106,6 +105,16 @@ class Fetcher:
     def check(self, url: str) -> None:
         """Refuse at once what `fetch` would never ask for: all that the URL alone tells. Raises FetchRefused."""
         self._checked(url)
+
+    async def vet(self, url: str) -> None:
+        """Refuse what `fetch` would never ask for, by its addresses too; a name that has none now passes.
+
+        For what is connected to by others, who vet each address once more. Raises FetchRefused.
+        """
+        target = self._checked(url)
+        with suppress(OSError, FetchFailed):
+            async with asyncio.timeout(CONNECT_S):
+                await self._places(target)
 
     async def fetch(self, request: Request) -> Response:
         """Return the answer, of whatever status. Raises FetchRefused (nothing was sent) and FetchFailed."""
@@ -182,7 +191,7 @@ class Fetcher:
             async with asyncio.timeout(CONNECT_S):
                 places = await self._places(url)
                 tls = await self._tls() if url.scheme == "https" else None
-                return await Wire.open(await _first(places), url.host, tls)
+                return await Wire.open(await first_connected(places, CONNECT_S), url.host, tls)
         except TimeoutError:
             raise FetchFailed(
                 f"`{url.host}` did not accept a connection within {CONNECT_S:g} s", fix="check that it runs"
@@ -198,9 +207,9 @@ class Fetcher:
         return places
 
     async def _tls(self) -> ssl.SSLContext:
-        # Building one costs 25 ms of CPU and the memory of all authorities: at the first need, and not on the loop.
+        # It holds all authorities in memory: made when it is first needed.
         if self._context is None:
-            self._context = asyncio.ensure_future(asyncio.to_thread(_context))
+            self._context = asyncio.ensure_future(asyncio.to_thread(tls_context))
         return await asyncio.shield(self._context)
 
     @contextmanager
@@ -222,20 +231,6 @@ def json_object(response: Response) -> dict[str, Any]:
         return read_object(response.body)
     except ValueError:
         raise FetchFailed("the answer is not a JSON object", fix="check the document there") from None
-
-
-async def _first(places: Sequence[Place]) -> socket.socket:
-    """Return a socket connected to the first of these places that accepts one. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + CONNECT_S
-    failure: OSError = TimeoutError()
-    for left, (family, address) in zip(range(len(places), 0, -1), places, strict=True):
-        try:
-            async with asyncio.timeout((until - loop.time()) / left):
-                return await connect(family, address)
-        except OSError as error:
-            failure = error
-    raise failure
 
 
 def _check_request(request: Request) -> None:
@@ -263,10 +258,3 @@ def _plain(url: WebUrl) -> FetchRefused:
     return FetchRefused(
         f"`{url.host}` is to be asked over http", fix="use https; http goes to networks that the operator lists"
     )
-
-
-def _context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context

@@ -107,13 +107,13 @@ def refusal_of(who: Principal, identities: Identities) -> Unauthenticated | None
     return _deactivated(who, identities)
 
 
-def refusal_at(now: float, who: Principal, identities: Identities) -> Unauthenticated | None:
-    """Return why a call that runs may not go on at `now` (Unix seconds), or None."""
+def expired_at(now: float, who: Principal, identities: Identities) -> Unauthenticated | None:
+    """Return that the credential of a call that runs has expired at `now`: the end of a key may have come nearer."""
     key = identities.keys.get(who.credential) if _is_key(who) and who.credential else None
     expires_at = who.expires_at if key is None else key.expires_at
-    if expires_at is not None and now >= expires_at:
-        return Unauthenticated("the credential expired during the call", fix="request a new token")
-    return refusal_of(who, identities)
+    if expires_at is None or now < expires_at:
+        return None
+    return Unauthenticated("the credential expired during the call", fix="request a new token")
 
 
 def _client_itself(facts: TokenFacts, client: OAuthClient, identities: Identities) -> Principal:

@@ -107,20 +107,6 @@ class Answer:
         return FetchFailed(f"the answer is larger than {self._max_bytes} bytes", fix="serve a smaller document")
 
 
-async def connect(family: int, address: tuple[object, ...]) -> socket.socket:
-    """Return a socket that is connected to this very address. Raises OSError."""
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    connected = False
-    try:
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, address)
-        connected = True
-    finally:
-        if not connected:
-            sock.close()
-    return sock
-
-
 class Wire:
     """A connection for one request; close it in any case."""
 

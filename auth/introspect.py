@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from mcpgw.auth.fetch import Request, json_object
 from mcpgw.auth.jwks import Fetch
 from mcpgw.config import secret
 from mcpgw.domain import Principal
-from mcpgw.errors import GatewayError, Unauthenticated, Unavailable
+from mcpgw.errors import FetchFailed, GatewayError, Unauthenticated, Unavailable
 from mcpgw.issuer_section import IntrospectionSection
 from mcpgw.ports import Clock
 
+log = logging.getLogger("mcpgw.auth")
 MAX_CHARACTERS = 4096
 MAX_KNOWN = 10_000
 """Tokens whose answer is remembered: so many that count, and so many that do not."""
@@ -62,6 +64,7 @@ class Introspection:
         self._digests: dict[str, str] = {}
         self._asking: dict[str, asyncio.Task[ForeignFacts]] = {}
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._silent = False
 
     async def read(self, token: str, digest: str) -> ForeignFacts:
         """Return what the issuer says of a token. Raises Unauthenticated; Unavailable when it does not answer."""
@@ -112,28 +115,33 @@ class Introspection:
         body = urlencode({"token": token, "token_type_hint": "access_token"}).encode()
         try:
             async with self._turns:
+                # What is said is true when it is asked, not when the answer comes.
+                asked_at, now = self._clock.monotonic(), self._clock.time()
                 response = await self._fetch(Request(self._section.endpoint, "POST", self._headers, body))
-            answer = json_object(response) if response.status == 200 else None
-        except GatewayError:
-            answer = None
-        if answer is None:
-            raise Unavailable("the issuer of the access token does not answer", fix="try again later")
-        now = self._clock.monotonic()
+            if response.status != 200:
+                raise FetchFailed(f"introspection was answered with status {response.status}")
+            answer = json_object(response)
+        except GatewayError as error:
+            if not self._silent:  # said once, not at each token
+                log.warning("%s could not be asked about a token: %s", self._reading.issuer, error)
+            self._silent = True
+            raise Unavailable("the issuer of the access token does not answer", fix="try again later") from None
+        self._silent = False
         try:
-            facts = self._read(answer, digest)
+            facts = self._read(answer, digest, now)
         except Unauthenticated as refusal:
             known = self._known.get(digest)
             if known is not None:
                 known.refusal = refusal
-            self._refused[digest] = now + self._section.cache_s, refusal
+            self._refused[digest] = asked_at + self._section.cache_s, refusal
             self._refused.move_to_end(digest)
             if len(self._refused) > MAX_KNOWN:
                 self._refused.popitem(last=False)
             raise
-        self._remember(digest, _Known(token, now, facts))
+        self._remember(digest, _Known(token, asked_at, facts))
         return facts
 
-    def _read(self, answer: Mapping[str, Any], digest: str) -> ForeignFacts:
+    def _read(self, answer: Mapping[str, Any], digest: str, now: float) -> ForeignFacts:
         """Return what an answer of RFC 7662 §2.2 says. Raises Unauthenticated."""
         if answer.get("active") is not True:
             raise Unauthenticated("the access token is not active, says its issuer", fix="get a new one")
@@ -143,7 +151,6 @@ class Introspection:
         said = {"iss": self._reading.issuer, "iat": 0, **answer}
         if "sub" not in said and "client_id" in said:
             said["sub"] = said["client_id"]  # the client itself
-        now = self._clock.time()
         facts = self._reading.facts(said, digest, self, now)
         facts.fresh_until = min(facts.expires_at, now + self._section.cache_s)
         return facts
@@ -153,5 +160,7 @@ class Introspection:
         self._known.move_to_end(digest)
         self._digests[known.facts.who.credential or digest] = digest
         if len(self._known) > MAX_KNOWN:
-            _, oldest = self._known.popitem(last=False)
-            self._digests.pop(oldest.facts.who.credential or "", None)
+            oldest, gone = self._known.popitem(last=False)
+            credential = gone.facts.who.credential or oldest
+            if self._digests.get(credential) == oldest:
+                del self._digests[credential]

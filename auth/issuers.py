@@ -41,7 +41,10 @@ class Issuer:
         return facts
 
     async def verify(self, token: Compact, types: Collection[str]) -> None:
-        """Return when a token is of one of these types and signed by the issuer. Raises Unauthenticated, Unavailable."""
+        """Return when a token is of one of these types, and signed by the issuer.
+
+        Raises Unauthenticated; Unavailable when the issuer's keys cannot be had.
+        """
         if not UNTRUSTED.isdisjoint(token.header):
             raise Unauthenticated("the access token's header names a key to trust, or an extension")
         algorithm, kid = token.text("alg"), token.text("kid")
@@ -72,10 +75,6 @@ class Issuers:
             self._by_name[section.issuer] = Issuer(section, reading, keys, clock)
             if section.introspection is not None:
                 self._opaque = Introspection(section.introspection, reading, fetcher.fetch, clock)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._by_name)
 
     def granting(self, name: object) -> Issuer | None:
         """Return the issuer of this name, if it may grant access in its users' names (ID-JAG)."""

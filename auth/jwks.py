@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -13,10 +14,11 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from mcpgw.auth.compact import ALGORITHMS, Key
 from mcpgw.auth.fetch import JSON, Request, Response, json_object
-from mcpgw.errors import FetchFailed, FetchRefused, GatewayError, Unauthenticated, Unavailable
+from mcpgw.errors import FetchFailed, GatewayError, Unauthenticated, Unavailable
 from mcpgw.issuer_section import IssuerSection
 from mcpgw.ports import Clock
 
+log = logging.getLogger("mcpgw.auth")
 MAX_KEYS = 100
 MIN_FRESH_S, DEFAULT_FRESH_S, MAX_FRESH_S = 60.0, 300.0, 86_400.0
 MAX_STALE_S = 3600.0
@@ -114,7 +116,8 @@ class IssuerKeys:
                 raise FetchFailed(f"the key set was answered with status {response.status}", fix="check jwks_uri")
             document = json_object(response)
             keys = keys_of(document)
-        except GatewayError:
+        except GatewayError as error:
+            log.warning("the keys of %s could not be fetched: %s", self._section.issuer, error)
             self._try_at = self._clock.monotonic() + RETRY_S
             self._uri = self._section.jwks_uri  # it may have moved
             return
@@ -126,28 +129,30 @@ class IssuerKeys:
 
 
 async def discovered(issuer: str, fetch: Fetch) -> str:
-    """Return `jwks_uri` of the issuer's metadata (RFC 8414 §3, OpenID Connect Discovery §4). Raises FetchFailed."""
+    """Return `jwks_uri` of the issuer's metadata (RFC 8414 §3, OpenID Connect Discovery §4).
+
+    Raises FetchFailed, FetchRefused.
+    """
     parts = urlsplit(issuer)
     origin, path = f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
+    found = False
     for place in (
         f"{origin}/.well-known/oauth-authorization-server{path}",
         f"{origin}{path}/.well-known/openid-configuration",
     ):
         try:
             response = await fetch(Request(place))
-        except FetchRefused:
-            raise
+            metadata = json_object(response) if response.status == 200 else {}
         except FetchFailed:
             continue
-        if response.status != 200:
-            continue
-        metadata = json_object(response)
+        uri = metadata.get("jwks_uri")
         # To the character: RFC 8414 §3.3. Another issuer's metadata would name another issuer's keys.
-        if metadata.get("issuer") != issuer:
-            raise FetchFailed("the metadata of an issuer name another issuer", fix="check auth.issuers")
-        if isinstance(uri := metadata.get("jwks_uri"), str):
+        if metadata.get("issuer") == issuer and isinstance(uri, str):
             return uri
-    raise FetchFailed("an issuer has no metadata with a jwks_uri", fix="set auth.issuers[].jwks_uri")
+        found = found or bool(metadata)
+    if found:
+        raise FetchFailed("the metadata of an issuer name another issuer, or no keys", fix="check auth.issuers")
+    raise FetchFailed("an issuer has no metadata", fix="set auth.issuers[].jwks_uri")
 
 
 def keys_of(document: Mapping[str, Any]) -> Mapping[str, Sequence[PublishedKey]]:

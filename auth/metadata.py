@@ -1,7 +1,7 @@
 """What clients discover: the metadata of each endpoint (RFC 9728), of our authorization server (RFC 8414), its keys.
 
-`openid-configuration` is the same document, for clients that look there first. It names nothing of OpenID Connect: no ID
-token is issued here.
+`openid-configuration` is the same document, for clients that look there first. It names nothing of OpenID Connect: no
+ID token is issued here.
 """
 
 from __future__ import annotations

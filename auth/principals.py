@@ -125,9 +125,22 @@ class PrincipalsService:
 
     # Accounts
 
-    def list(self) -> Documents:
-        """Return every account, in the order of their ids, which is that of their age."""
-        return [shown_account(account) for account in self._worlds.current.state.accounts]
+    def list(
+        self, name: str | None = None, team: str | None = None, after: str | None = None, limit: int = 100
+    ) -> Document:
+        """Return up to `limit` accounts beyond the id `after`, in the order of their ids, which is that of their age.
+
+        `name` is an id, a subject, or `issuer|subject`. `after` of the answer begins the next page, or is None.
+        """
+        found = [
+            account
+            for account in self._worlds.current.state.accounts
+            if (after is None or account.id > after)
+            and (team is None or account.team == team)
+            and (name is None or name in (account.id, account.subject, f"{account.issuer}|{account.subject}"))
+        ]
+        shown = [shown_account(account) for account in found[:limit]]
+        return {"principals": shown, "after": shown[-1]["id"] if len(found) > limit else None}
 
     def show(self, id: str) -> Document:
         return shown_account(_account(self._worlds.current.state, id))

@@ -147,7 +147,10 @@ class KeysService:
     def revocations(self) -> Documents:
         """Return what is void before a time, the latest first."""
         rows = sorted(self._worlds.current.state.revocations, key=lambda r: r.not_before, reverse=True)
-        return [{"kind": row.kind, "selector": row.selector, "not_before": row.not_before} for row in rows]
+        return [
+            {"kind": row.kind, "selector": row.selector, "not_before": row.not_before, "over_at": row.over_at}
+            for row in rows
+        ]
 
     def _new_key(
         self, who: Principal, subject: str, roles: Collection[str], team: str | None, life_s: float | None

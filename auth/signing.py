@@ -167,9 +167,7 @@ def _new() -> SigningKey:
 
 
 def _written(keys: Sequence[SigningKey]) -> bytes:
-    return b"".join(
-        (b"" if one.retired_at is None else b"retired %d\n" % one.retired_at) + one.pem for one in keys
-    )
+    return b"".join((b"" if one.retired_at is None else b"retired %d\n" % one.retired_at) + one.pem for one in keys)
 
 
 def _replace(path: Path, content: bytes) -> None:

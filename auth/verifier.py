@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Awaitable, Callable
 
 from joserfc.errors import JoseError
 
@@ -18,17 +17,15 @@ from mcpgw.auth import keys
 from mcpgw.auth.access_tokens import AccessTokens, TokenFacts
 from mcpgw.auth.claims import ForeignFacts, holder_of_foreign
 from mcpgw.auth.compact import MAX_CHARACTERS, Compact
-from mcpgw.auth.endpoints import ADMIN, MCP, Endpoints, endpoint_of, opens
+from mcpgw.auth.endpoints import MCP, Endpoints, endpoint_of, opens
 from mcpgw.auth.holders import ISSUER, holder_of_key, holder_of_token
 from mcpgw.auth.issuers import Issuers
 from mcpgw.auth.scopes import ADMIN_SCOPES, AGENT_SCOPES
-from mcpgw.domain import BROWSER_SESSION, ApiKey, Kind, Presented, Principal
+from mcpgw.domain import ApiKey, Kind, Presented, Principal
 from mcpgw.errors import Unauthenticated
 from mcpgw.ports import Clock, Identities, World
 
 Facts = TokenFacts | ForeignFacts
-Sessions = Callable[[str], Awaitable[Principal | None]]
-"""Finds whose browser session a cookie is, if it is one."""
 
 # Base64url of what begins with a brace, and a point: such a token is a JWT, or nothing.
 _JWT = re.compile(r"e[w-z0-9_-][A-Za-z0-9_-]*\.")
@@ -49,7 +46,6 @@ class Verifier:
         endpoints: Endpoints,
         clock: Clock,
         issuers: Issuers | None = None,
-        sessions: Sessions | None = None,
         remembered: int = 10_000,
     ) -> None:
         self._pepper = pepper
@@ -57,7 +53,6 @@ class Verifier:
         self._endpoints = endpoints
         self._clock = clock
         self._issuers = issuers
-        self._sessions = sessions
         self._remembered = remembered
         self._salt = secrets.token_bytes(32)
         self._facts: dict[bytes, Facts] = {}
@@ -69,8 +64,6 @@ class Verifier:
         where the token is known.
         """
         token = presented.token
-        if token and presented.scheme == BROWSER_SESSION:
-            return await self._holder_of_session(token, resource)
         if not token or presented.scheme != "bearer":
             raise Unauthenticated("no bearer credential", fix="send Authorization: Bearer, with an API key or a token")
         try:
@@ -85,13 +78,6 @@ class Verifier:
             return self._holder_of_token(facts, resource, world.identities)
         except _UNREADABLE:
             raise Unauthenticated("the credential cannot be read", fix="send it whole and unchanged") from None
-
-    async def _holder_of_session(self, cookie: str, resource: str) -> Principal:
-        # Browsers send cookies by themselves: one opens the admin API, whose door knows what else to ask for.
-        who = await self._sessions(cookie) if self._sessions is not None and resource == ADMIN else None
-        if who is None:
-            raise Unauthenticated("the browser session has ended", fix="sign in again")
-        return who
 
     def _holder_of_key(self, text: str, world: World) -> Principal:
         # A key that was recognised in this world is so again; found by a keyed digest of all of it.
@@ -131,12 +117,9 @@ class Verifier:
 
     async def _learned(self, place: bytes, token: str, old: Facts | None, now: float) -> Facts:
         """Return what a token says that is not known, or not any more."""
-        facts = old
-        if facts is None or now < facts.expires_at:
-            self._facts.pop(place, None)
-            facts = await self._read(token, place)
+        self._facts.pop(place, None)
+        facts = old if old is not None and not now < old.expires_at else await self._read(token, place)
         if not self._clock.time() < facts.expires_at:
-            self._facts.pop(place, None)
             raise Unauthenticated("the access token has expired", fix="get a new one")
         # Only tokens that were verified get here, so a stranger cannot push the others out.
         while len(self._facts) >= self._remembered:

@@ -210,23 +210,19 @@ class Unauthenticated(GatewayError):
     code = "unauthenticated"
 
 
-class PageError(GatewayError):
+class PageError(InvalidRequest):
     """An authorization request that must not be answered by a redirect: client or redirect_uri are not to be trusted.
 
     The user is shown a page. `error` is the code that the log has.
     """
-
-    code = "invalid_request"
 
     def __init__(self, message: str, *, fix: str = "", error: str = "invalid_request") -> None:
         super().__init__(message, fix=fix)
         self.error = error
 
 
-class RedirectError(GatewayError):
+class RedirectError(InvalidRequest):
     """An authorization request that is refused by a redirect to the client: `location`, which has `error` and `iss`."""
-
-    code = "invalid_request"
 
     def __init__(self, message: str, *, error: str, location: str) -> None:
         super().__init__(message)

@@ -106,9 +106,9 @@ class Gateway:
                     try:
                         await self._answer(presented, call, permit, exchange, entry, deliver)
                     except BaseException as error:
+                        ended = error
                         if isinstance(error, CredentialRefused):
                             await self.broker.refused(permit.judged, credential, error.challenge)
-                        ended = error
                         raise
                     finally:
                         permit.hold.settle({})

@@ -20,7 +20,7 @@ import uvloop
 from mcpgw.audit.index import Index
 from mcpgw.audit.keeper import Keeper
 from mcpgw.audit.keys import Signer
-from mcpgw.auth import keys
+from mcpgw.auth import keys, scopes
 from mcpgw.auth.holders import ISSUER
 from mcpgw.auth.keyfiles import private_file
 from mcpgw.auth.server.passwords import Passwords
@@ -63,6 +63,7 @@ def prepare(settings: Settings, *, apart: bool = True) -> None:
     except OSError as error:
         raise UsageError(f"cannot create {settings.data_dir}: {error.strerror}", fix="choose another: --dir") from None
     keys.pepper(settings)
+    scopes.declare(settings.auth.roles)
     Signer.load_or_create(places.keys, places.audit)
     upgrade(settings.store_url, apart=apart)
 

@@ -106,6 +106,8 @@ ENTERING: Sequence[Row] = (
     _open("GET", "/oauth/connect/{slug:str}", _PAGE, 400),
     _open("POST", "/oauth/connect/{slug:str}", _POSTED, 403),
     _open("GET", "/oauth/callback/{slug:str}", _PAGE, 400),
+    _open("GET", "/oauth/connections", _PAGE, 200),
+    _open("POST", "/oauth/connections", _POSTED, 403),
     _open("GET", "/oauth/client-metadata/{slug:str}.json", "what the gateway says of itself to others", 200),
     _open("GET", "/console", _PAGE, 303),
     _open("GET", "/console/", _PAGE, 303),

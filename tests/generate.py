@@ -144,6 +144,8 @@ def type_name(annotation: Any) -> str:
         return "list" if is_section(arguments[0]) else f"list of {type_name(arguments[0])}"
     if is_section(annotation):
         return "section"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return " or ".join(f"`{member.value}`" for member in annotation)
     if origin is typing.Annotated:
         return type_name(arguments[0])
     if origin is not None:

@@ -30,6 +30,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "vault:sealed": Requirement("tokens and secrets are sealed at rest, each with a key of its own", "issue 4"),
     "vault:bound": Requirement("a ciphertext opens only in the record that it was sealed for", "issue 4"),
     "vault:rotation": Requirement("the vault's key is rotated while calls go on", "issue 4"),
+    "vault:named": Requirement("a named secret is set, never shown, and sent to its own origins alone", "issue 4"),
     "vault:keys": Requirement("no start without the keys that secrets are sealed with", "issue 4"),
     "registry:authorization": Requirement(
         "how the gateway proves itself is published with a version, for its URL alone", "issue 4"
@@ -41,6 +42,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "broker:assertion": Requirement("a short-lived JWT of ours says who calls, for one audience", "issue 4"),
     "broker:at-hand": Requirement("a live token costs no waiting; of all workers one asks for a new one", "issue 4"),
     "broker:refused": Requirement("a refused credential is not sent again, and no call is repeated", "issue 4"),
+    "broker:renewed": Requirement("a renewed credential goes on in the session of its holder", "issue 4"),
     "broker:own-credential": Requirement("nobody ever gets the credential of another", "issue 4, MCP authorization"),
     "broker:never-inbound": Requirement("nothing that a caller showed reaches a server", "security: token passthrough"),
     "broker:endings": Requirement("tokens go with their holder, their server and its authorization", "issue 4"),
@@ -94,9 +96,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "front:consent-page": Requirement(
         "the consent page names client, host, scopes and servers, warns, and shows hostile names as text", "issue 4: 2"
     ),
-    "front:prompt": Requirement(
-        "a client may ask for no question, or for one more", "OpenID Connect Core 3.1.2.1"
-    ),
+    "front:prompt": Requirement("a client may ask for no question, or for one more", "OpenID Connect Core 3.1.2.1"),
     "front:headers": Requirement("no page of ours is framed, kept, scripted or told about", "mcp 4, RFC 9700 4.16"),
     "front:redirects": Requirement(
         "nobody is sent to a URI that is not registered, and no page repeats what a stranger wrote", "RFC 9700 4.11"
@@ -105,6 +105,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "front:admin-session": Requirement(
         "the admin API takes a session from our own pages alone, with the roles of now", "issue 4: 4"
     ),
+    "front:first-admin": Requirement("the quickstart makes a user who can sign in and administer", "issue 4: 2"),
     # Fault isolation
     "health:ejection": Requirement(
         "an upstream that has stopped answering is left alone, at no cost to others", "security: R1"

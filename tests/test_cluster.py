@@ -24,8 +24,8 @@ import pytest
 from mcpgw.bus import ControlServer, LocalBus, PublishingStore
 from mcpgw.clock import SystemClock
 from mcpgw.cluster import MAX_SLOTS, EpochBoard, Slot, live_slots
-from mcpgw.domain import SYSTEM, AdminNote, KillSwitch, Scope
-from mcpgw.errors import Unavailable, UsageError
+from mcpgw.domain import SYSTEM, AdminNote, Principal, Revocation, Row, Scope
+from mcpgw.errors import Unauthenticated, Unavailable, UsageError
 from mcpgw.kills import KillService
 from mcpgw.ports import Ack, Store
 from mcpgw.store import snapshot
@@ -274,6 +274,21 @@ async def test_a_change_of_state_is_applied_by_every_worker_when_its_commit_retu
         assert [epochs.applied(slot) for slot in (0, 1, 2)] == [epoch] * 3
 
 
+@pytest.mark.requirement("cluster:publish", "principals:cut")
+async def test_a_change_that_a_worker_may_not_have_applied_is_not_answered_as_done(tmp_path: Path) -> None:
+    async with cluster(tmp_path, 1) as machine:
+        await machine.until_each_has_sent()
+        os.kill(machine.pids[1], signal.SIGSTOP)
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        EpochBoard(machine.run_dir).occupy(1, gone.pid)
+        before = (await machine.store.state()).epoch
+        with pytest.raises(Unavailable, match="the change is made, but w1"):
+            await PublishingStore(machine.store, machine.bus).commit([], NOTE)
+        assert (await machine.store.state()).epoch == before + 1
+        os.kill(machine.pids[1], signal.SIGCONT)
+
+
 @pytest.mark.requirement("cluster:publish")
 async def test_a_worker_that_no_messenger_reached_catches_up_by_the_published_epoch(tmp_path: Path) -> None:
     async with cluster(tmp_path, 2) as machine:
@@ -342,7 +357,7 @@ class Home:
             alone.execute("BEGIN EXCLUSIVE")
             yield
 
-    async def commit(self, *rows: KillSwitch) -> int:
+    async def commit(self, *rows: Row) -> int:
         store = SqlStore(self.url)
         try:
             return await store.commit(rows, NOTE)
@@ -464,6 +479,26 @@ async def test_what_a_switch_cut_is_told_whole_also_when_the_world_has_moved_on(
         await keeper.at_least(await home.commit())
         assert (await keeper.apply(epoch, thrown.id)).calls == ("a", "b")
         assert (await keeper.apply(epoch, "kill-0")).calls == ()
+
+
+@pytest.mark.requirement("principals:cut")
+async def test_when_a_revocation_is_acknowledged_what_ran_on_it_passes_no_gate(home: Home) -> None:
+    async with home.worker() as keeper:
+        board = keeper.board
+        assert board is not None
+
+        def refusal_of(who: Principal) -> Unauthenticated | None:
+            revoked = ("principal", who.selector) in keeper.current.identities.not_before
+            return Unauthenticated("revoked") if revoked else None
+
+        keeper.refusal_of = refusal_of
+        ada, bob = (board.enter(agent(name), action(id=name)) for name in ("ada", "bob"))
+        board.calls |= {"ada": ada, "bob": bob}
+        await keeper.apply(await home.commit(Revocation("principal", agent("ada").selector, 5.0)), None)
+        ada.epoch = bob.epoch = keeper.current.epoch
+        with pytest.raises(Unauthenticated, match="revoked"):
+            ada.gate()
+        bob.gate()
 
 
 @pytest.mark.requirement("world:swap")

@@ -29,7 +29,7 @@ PAGES = sorted(
 )
 HOWTO = ROOT / "docs" / "howto"
 COMMANDS = dict(command_tree())
-BEHIND = {"|", ">", "2>", "&", "&&"}
+BEHIND = {"|", "<", ">", "2>", "&", "&&"}
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
@@ -74,8 +74,14 @@ def test_the_reference_is_complete() -> None:
 
 @pytest.mark.requirement("docs:commands")
 @pytest.mark.parametrize("page", [page for page in PAGES if any(True for _ in typed(page))], ids=relative)
-def test_every_command_that_a_page_shows_can_be_typed(page: Path) -> None:
+def test_every_command_that_a_page_shows_can_be_typed(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for words in typed(page):
+        for word in words:
+            if re.fullmatch(r"[\w-]+\.json", word):  # a file that the page shows, or speaks of
+                Path(word).write_text("{}", encoding="utf-8")
         depth = 2 if " ".join(words[:2]) in COMMANDS else 1
         name = " ".join(words[:depth])
         assert name in COMMANDS, f"no command `mcpgw {name}`"

@@ -1,8 +1,8 @@
 """How clients prove themselves: a secret, a signed assertion, or nothing but their PKCE (RFC 7591 §2).
 
 Whatever is wrong, the answer is one and the same, so that nobody learns which clients there are. Of a secret, header
-and form are two spellings (RFC 6749 §2.3.1): a client registered for one may use the other. Nothing else may stand in for
-the method that a client is registered with, and never two at once.
+and form are two spellings (RFC 6749 §2.3.1): a client registered for one may use the other. Nothing else may stand in
+for the method that a client is registered with, and never two at once.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from mcpgw.ports import Clock, Worlds
 
 NONE = "none"
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+MAX_NAMED = 256
+"""Characters of a client id that nobody has proved, as the log has it."""
 _MAX_CLIENT_ID = 2048
 # Compared in place of a client that does not exist, so that it costs the same time.
 _NOBODY = OAuthClient(client_id="", digest="0" * 64, subject="", roles=frozenset(), created_by="", created_at=0.0)
@@ -43,6 +45,14 @@ class ClientAuthentication:
     async def client_of(self, asked: Asked, form: Mapping[str, str]) -> OAuthClient:
         """Return the client that proved itself as it is registered to. Raises Refused."""
         method, client_id, proof = _presented(asked, form)
+        try:
+            return await self._heard(method, client_id, proof, asked)
+        except Refused as refusal:
+            refusal.client_id = client_id[:MAX_NAMED]
+            raise
+
+    async def _heard(self, method: str, client_id: str, proof: str, asked: Asked) -> OAuthClient:
+        """Return the client, unless it has failed too often lately."""
         if self._worlds.current.unavailable is not None:
             raise Refused(
                 "temporarily_unavailable", "the gateway cannot answer now", status=503, headers={"Retry-After": "1"}

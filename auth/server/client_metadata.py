@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from mcpgw.auth.scopes import ADMIN_SCOPES, AGENT_SCOPES
+from mcpgw.auth.scopes import AGENT_SCOPES
 from mcpgw.auth.server.redirects import fault_of
 from mcpgw.domain import OAuthClient
 
@@ -122,8 +122,9 @@ def _scopes(metadata: Mapping[str, Any]) -> frozenset[str] | None:
         return None
     if not _SCOPE.fullmatch(written):
         raise _bad("scope is not a list of scopes, separated by single blanks")
-    # One that names only what others have (`openid profile`) says nothing about ours; the user is asked in any case.
-    return frozenset(written.split(" ")) & (AGENT_SCOPES | ADMIN_SCOPES) or None
+    # Nobody administers through a client that says of itself that it may. One that names only what others have
+    # (`openid profile`) says nothing about ours; the user is asked in any case.
+    return frozenset(written.split(" ")) & AGENT_SCOPES or None
 
 
 def shown_title(metadata: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from mcpgw.auth.fetch import Fetcher, Request, json_object
 from mcpgw.auth.server.client_metadata import SECRET_METHODS, BadMetadata, described
 from mcpgw.auth.server.rates import Rate
 from mcpgw.domain import OAuthClient
-from mcpgw.errors import FetchFailed, GatewayError, InvalidRequest, RateLimited
+from mcpgw.errors import FetchFailed, InvalidRequest, RateLimited
 from mcpgw.ports import Clock
 
 MAX_BYTES = 16_384

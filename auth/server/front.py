@@ -79,7 +79,7 @@ class PeopleFront:
             await self._refused("authorize", error.error, error.message, visitor, client_id=known[:256] or None)
             return self._unusable(error, known)
         except RedirectError as error:
-            return await self._sent_back(error, query, visitor)
+            return await self._sent_back(error, str(query.get("client_id")), visitor)
         return await self._asked(request, visitor)
 
     async def resume(self, request: str, visitor: Visitor) -> Reply:
@@ -211,24 +211,26 @@ class PeopleFront:
     async def _asked(self, request: AuthorizationRequest, visitor: Visitor) -> Reply:
         session = await self._parts.sessions.find(visitor.session)
         if "none" in request.prompt:
-            return await self._silently(request, session)
+            return await self._silently(request, session, visitor)
         if session is None or request.prompt & _ASKED_AGAIN:
             # Once signed in, the user is not asked for that again, whatever the client wanted.
             return await self._sign_in(_Next(replace(request, prompt=request.prompt - _ASKED_AGAIN)), visitor)
         return await self._consent(request, session, visitor)
 
-    async def _silently(self, request: AuthorizationRequest, session: Session | None) -> Reply:
+    async def _silently(self, request: AuthorizationRequest, session: Session | None, visitor: Visitor) -> Reply:
         """Answer `prompt=none` (OpenID Connect Core §3.1.2.1): with a code at once, or with what stands in the way."""
+        error, message = "consent_required", "the user has not agreed to this yet"
         if len(request.prompt) > 1:
-            error = "invalid_request"
+            error, message = "invalid_request", "prompt none stands alone"
         elif session is None:
-            error = "login_required"
+            error, message = "login_required", "nobody is signed in"
         else:
             narrowed = _narrowed(request, session.account)
             if await self._remembered(narrowed, session.account):
                 return Reply(location=await self._parts.authorizations.approve(narrowed, session.account))
-            error = "consent_required"
-        return Reply(location=self._parts.authorizations.refuse(request, error))
+        location = self._parts.authorizations.refuse(request, error)
+        refusal = RedirectError(message, error=error, location=location)
+        return await self._sent_back(refusal, request.client_id, visitor)
 
     async def _consent(self, request: AuthorizationRequest, session: Session, visitor: Visitor) -> Reply:
         parts, account = self._parts, session.account
@@ -284,12 +286,11 @@ class PeopleFront:
             location = f"/oauth/consent?request={self._parts.forms.made(REQUEST, ANYONE, following.request)}"
         return Reply(location=location, session=value)
 
-    async def _sent_back(self, error: RedirectError, query: Query, visitor: Visitor) -> Reply:
-        """Answer a bad request of a client that is known, by a redirect: RFC 6749 §4.1.2.1.
+    async def _sent_back(self, error: RedirectError, client_id: str, visitor: Visitor) -> Reply:
+        """Refuse a request of a client that is known, by a redirect: RFC 6749 §4.1.2.1.
 
         One that anybody can make sends nobody anywhere who has not signed in here: RFC 9700 §4.11.2.
         """
-        client_id = str(query.get("client_id"))
         await self._refused("authorize", error.error, error.message, visitor, client_id=client_id)
         client = await self._parts.clients.find(client_id)
         if client is not None and consent.made_here(client):
@@ -362,4 +363,4 @@ def _failed(error: GatewayError) -> Reply:
         back="/oauth/sign-in",
         back_to="Try again",
     )
-    return Reply(page=page, status=403 if isinstance(error, SignInFailed | Unauthenticated) else error.wire.status)
+    return Reply(page=page, status=403 if isinstance(error, Unauthenticated) else error.wire.status)

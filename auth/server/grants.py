@@ -12,6 +12,8 @@ from mcpgw.auth.server.refusals import invalid_grant
 from mcpgw.domain import Account, AdminNote, Principal, Revocation
 from mcpgw.ports import Clock, Identities, Record, Records, Store, Worlds
 
+MAX_PER_CLIENT = 50
+"""Grants that one user has given one client, at most: with another the oldest ends."""
 GRANT, CODE, REFRESH = "grant", "code", "refresh"
 """Kinds of records. Those of codes and refresh tokens are owned by their grant, that by its account."""
 
@@ -69,7 +71,14 @@ class Grants:
         longer = replace(grant, expires_at=grant.created_at + self.lifetimes.grant_s)
         if held is None or not await self._records.replace(replace(_record(longer), revision=held.revision)):
             raise invalid_grant("the authorization was revoked meanwhile")
+        await self._make_room(longer)
         return longer
+
+    async def _make_room(self, newest: Grant) -> None:
+        mine = [held for held in await self.of(newest.account) if held.client_id == newest.client_id]
+        surplus = sorted(mine, key=lambda held: (held.created_at, held.id))[:-MAX_PER_CLIENT]
+        if surplus:
+            await self._revoke(surplus, newest.account, "mcpgw|system", "its user gave its client many others since")
 
     async def find(self, grant_id: str) -> Grant | None:
         held = await self._records.get(GRANT, grant_id)
@@ -95,13 +104,14 @@ class Grants:
 
     async def revoke_token(self, jti: str, expires_at: float, *, actor: str) -> None:
         """End one access token, in all workers before this returns."""
-        await self._void([Revocation("token", jti, expires_at)], "token.revoke", jti, actor, "")
+        await self._void([Revocation("token", jti, expires_at, over_at=expires_at)], "token.revoke", jti, actor, "")
 
     async def _revoke(self, grants: Sequence[Grant], target: str, actor: str, reason: str) -> None:
         # First what makes the tokens void, then what makes new ones: whatever happens between the two, none is good.
         # One of this grant that is being made in this moment is void too.
         until = self._clock.time() + self.lifetimes.token_s
-        rows = [Revocation("grant", grant.id, until) for grant in grants]
+        over_at = until + self.lifetimes.token_s
+        rows = [Revocation("grant", grant.id, until, over_at=over_at) for grant in grants]
         await self._void(rows, "grant.revoke", target, actor, reason)
         for grant in grants:
             for kind in (REFRESH, CODE):

@@ -11,7 +11,7 @@ from typing import Any
 
 from mcpgw.auth.access_tokens import NewToken
 from mcpgw.auth.compact import Compact
-from mcpgw.auth.endpoints import ADMIN, Endpoints, endpoint_of, opens, scopes_at
+from mcpgw.auth.endpoints import ADMIN, MCP, Endpoints, opens, scopes_at
 from mcpgw.auth.holders import refusal_of
 from mcpgw.auth.issuers import Issuer, Issuers
 from mcpgw.auth.keys import digest
@@ -19,10 +19,10 @@ from mcpgw.auth.principals import Person
 from mcpgw.auth.scopes import AGENT_SCOPES, scopes_of_account
 from mcpgw.auth.server.asked import needed
 from mcpgw.auth.server.client_assertions import ONCE, refuse_public
-from mcpgw.auth.server.granting import Granted, asked_scopes, endpoint_asked, endpoint_or_all, scope_text
+from mcpgw.auth.server.granting import Granted, asked_scopes, endpoint_asked, scope_text
 from mcpgw.auth.server.refusals import Refused, invalid_grant
 from mcpgw.domain import Account, OAuthClient, Principal
-from mcpgw.errors import Unauthenticated
+from mcpgw.errors import InvalidParams, Unauthenticated
 from mcpgw.ports import Clock, Record, Records, Worlds
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -63,29 +63,28 @@ class AssertionGrant:
         expires_at = self._checked(client, claims)
         endpoint = self._endpoint(claims, form)
         subject = _text(claims, "sub")
-        account = self._known(issuer, subject)
         scopes = self._scopes(client, claims, form, endpoint)
+        account = self._known(issuer, subject)
+        if account is not None:
+            scopes = self._held(client, account, scopes)
         # Only what would be granted is used up, and before anything is made of it.
         await self._once(issuer.section.issuer, _text(claims, "jti"), expires_at)
         if account is None:
-            email = claims.get("email")
-            person = Person(
-                issuer=issuer.section.issuer, subject=subject, email=email if isinstance(email, str) else None
-            )
-            account = await self._first_seen(person)
-        granted = scopes & scopes_of_account(account)
-        who = self._standing(client, account)
-        if not granted:
-            raise Refused("invalid_scope", "neither user nor client holds more of these scopes")
+            try:
+                account = await self._first_seen(_person(issuer, subject, claims))
+            except InvalidParams as error:
+                raise invalid_grant(error.message) from None
+            scopes = self._held(client, account, scopes)
         token = NewToken(
             subject=account.id,
             client_id=client.client_id,
             endpoint=endpoint,
-            scope=scope_text(granted),
+            scope=scope_text(scopes),
             jti=self._clock.new_id(),
             ttl_s=self._ttl_s,
         )
-        return Granted(token=token, principal=who.selector, detail={"assertion": _text(claims, "jti")})
+        who = f"{account.issuer}|{account.subject}"
+        return Granted(token=token, principal=who, detail={"assertion": _text(claims, "jti")})
 
     async def _verified(self, assertion: str) -> tuple[Issuer, Mapping[str, Any]]:
         try:
@@ -124,7 +123,7 @@ class AssertionGrant:
     def _endpoint(self, claims: Mapping[str, Any], form: Mapping[str, str]) -> str:
         """Return the endpoint of the token: the one granted, or one below it that the client asks for."""
         asked = endpoint_asked(self._endpoints, form)
-        endpoint = asked or endpoint_or_all(self._endpoints, form)
+        endpoint = asked or MCP
         if "resource" in claims:
             named = claims["resource"]
             if isinstance(named, list) and len(named) == 1:
@@ -133,7 +132,7 @@ class AssertionGrant:
             if granted is None:
                 raise invalid_grant("the assertion is for a resource that is not ours")
             endpoint = asked or granted
-            if not opens(granted, endpoint) or endpoint_of(endpoint) != endpoint:
+            if not opens(granted, endpoint):
                 raise invalid_grant("the assertion is for another resource")
         if endpoint == ADMIN:
             raise invalid_grant("nobody administers by an assertion")
@@ -158,7 +157,8 @@ class AssertionGrant:
             raise invalid_grant("the user has no account here")
         return account
 
-    def _standing(self, client: OAuthClient, account: Account) -> Principal:
+    def _held(self, client: OAuthClient, account: Account, scopes: frozenset[str]) -> frozenset[str]:
+        """Return the scopes that the user holds of these. Raises Refused when that is none, or the user has ended."""
         who = Principal(
             issuer=account.issuer,
             subject=account.subject,
@@ -170,7 +170,10 @@ class AssertionGrant:
         refusal = refusal_of(who, self._worlds.current.identities)
         if refusal is not None:
             raise invalid_grant(refusal.message)
-        return who
+        held = scopes & scopes_of_account(account)
+        if not held:
+            raise Refused("invalid_scope", "the user holds none of these scopes")
+        return held
 
     async def _once(self, issuer: str, jti: str, expires_at: float) -> None:
         used = Record(
@@ -182,6 +185,11 @@ class AssertionGrant:
         )
         if not await self._records.put(used):
             raise invalid_grant("the assertion was used before")
+
+
+def _person(issuer: Issuer, subject: str, claims: Mapping[str, Any]) -> Person:
+    email = claims.get("email")
+    return Person(issuer=issuer.section.issuer, subject=subject, email=email if isinstance(email, str) else None)
 
 
 def _text(claims: Mapping[str, Any], name: str) -> str:

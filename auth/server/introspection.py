@@ -10,7 +10,7 @@ from mcpgw.auth.endpoints import ADMIN, Endpoints
 from mcpgw.auth.server.asked import form_of, needed
 from mcpgw.auth.server.client_assertions import refuse_public
 from mcpgw.auth.server.client_authentication import ClientAuthentication
-from mcpgw.auth.server.refusals import NO_STORE, Answer, Refused, unavailable
+from mcpgw.auth.server.refusals import NO_STORE, Answer, Refused, refused, unavailable
 from mcpgw.auth.server.revocation import facts_of
 from mcpgw.domain import Asked, Presented
 from mcpgw.errors import GatewayError, Unauthenticated
@@ -43,20 +43,17 @@ class IntrospectionEndpoint:
 
     async def respond(self, asked: Asked) -> Answer:
         """Return the answer to one POST. A token that the caller may not know of is as inactive as one nobody has."""
-        client_id: str | None = None
+        asker: str | None = None
         try:
             form = form_of(asked)
-            client_id = form.get("client_id")
             asker = await self._asker(asked, form)
             return 200, NO_STORE, await self._known(needed(form, "token"), asker)
         except GatewayError as error:
             refusal = unavailable(error)
-        except Refused as refused:
-            refusal = refused
-        await self._log.record(
-            EVENT, refusal.error, client_id=client_id, source=asked.source, detail={"reason": refusal.reason}
-        )
-        return refusal.answer
+        except Refused as error:
+            refusal = error
+        refusal.client_id = refusal.client_id or asker
+        return await refused(self._log, EVENT, asked, refusal)
 
     async def _asker(self, asked: Asked, form: Mapping[str, str]) -> str | None:
         """Return the id of the client that asks, None for an administrator. Raises Refused."""

@@ -18,7 +18,7 @@ from joserfc.errors import JoseError
 from mcpgw.auth.compact import UNTRUSTED, Compact
 from mcpgw.auth.fetch import Fetcher, Request, Response, json_object
 from mcpgw.auth.jwks import IssuerKeys
-from mcpgw.errors import FetchFailed, GatewayError, Unauthenticated
+from mcpgw.errors import FetchFailed, Unauthenticated
 from mcpgw.ports import Clock
 from mcpgw.sign_in_section import SignInSection
 
@@ -44,10 +44,8 @@ _ERRORS = frozenset(
 )
 
 
-class SignInFailed(GatewayError):
+class SignInFailed(Unauthenticated):
     """Nobody is signed in. `reason` is for the log alone."""
-
-    code = "unauthenticated"
 
     def __init__(self, message: str, *, fix: str = "", reason: str = "") -> None:
         super().__init__(message, fix=fix)

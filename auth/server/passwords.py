@@ -1,7 +1,7 @@
 """Passwords of local users: Argon2id, as RFC 9106 recommends it where memory is scarce (64 MiB, three passes).
 
-Hashing runs in threads, few at a time and with few waiting, so that strangers who guess can use up neither the memory
-nor the processors of a worker.
+Hashing runs in a thread, one at a time in each worker (some ten a second) and with few waiting, so that strangers who
+guess can use up neither the memory nor the processors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mcpgw.errors import InvalidParams, RateLimited
 
 MIN_CHARACTERS = 12
 MAX_BYTES = 1024
-AT_ONCE = 2
+AT_ONCE = 1
 WAITING = 16
 
 _HASHER = PasswordHasher.from_parameters(RFC_9106_LOW_MEMORY)

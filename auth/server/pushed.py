@@ -11,14 +11,17 @@ from mcpgw.auth.keys import digest
 from mcpgw.auth.server.asked import form_of
 from mcpgw.auth.server.authorization import AUTHORIZATION_CODE, Authorizations, Query
 from mcpgw.auth.server.client_authentication import ClientAuthentication
-from mcpgw.auth.server.refusals import NO_STORE, Answer, Refused, unavailable
-from mcpgw.domain import Asked
+from mcpgw.auth.server.rates import Rate
+from mcpgw.auth.server.refusals import NO_STORE, Answer, Refused, refused, unavailable
+from mcpgw.domain import Asked, OAuthClient
 from mcpgw.errors import GatewayError, PageError, RedirectError
 from mcpgw.ports import AuthLog, Clock, Record, Records
 
 EVENT = "par"
 PAR = "par"
 LIFE_S = 90
+MAX_PER_MINUTE = 120
+MAX_BYTES = 8192
 _URN = "urn:ietf:params:oauth:request_uri:"
 # Nothing else of the form is kept: what proves the client is in it too.
 _KEPT = frozenset(
@@ -83,25 +86,27 @@ class PushEndpoint:
         authorizations: Authorizations,
         requests: PushedRequests,
         log: AuthLog,
+        clock: Clock,
     ) -> None:
         self._authentication = authentication
         self._authorizations = authorizations
         self._requests = requests
         self._log = log
+        # Whoever knows the id of a public client may push in its name.
+        self._rate = Rate(clock, MAX_PER_MINUTE, 60.0)
 
     async def respond(self, asked: Asked) -> Answer:
         """Return the answer to one POST."""
-        client_id: str | None = None
+        client: OAuthClient | None = None
         try:
             form = form_of(asked)
-            client_id = form.get("client_id")
             client = await self._authentication.client_of(asked, form)
-            client_id = client.client_id
             if AUTHORIZATION_CODE not in client.grants:
                 raise Refused("unauthorized_client", "the client is not registered for this grant")
             if "request_uri" in form:
                 raise Refused("invalid_request", "request_uri cannot be pushed")  # RFC 9126 §2.1
             self._authorizations.checked(client, form)
+            self._admit(asked)
             answer: dict[str, Any] = {
                 "request_uri": await self._requests.keep(form, client.client_id),
                 "expires_in": LIFE_S,
@@ -111,9 +116,19 @@ class PushEndpoint:
             refusal = Refused(error.error, error.message)
         except GatewayError as error:
             refusal = unavailable(error)
-        except Refused as refused:
-            refusal = refused
-        await self._log.record(
-            EVENT, refusal.error, client_id=client_id, source=asked.source, detail={"reason": refusal.reason}
-        )
-        return refusal.answer
+        except Refused as error:
+            refusal = error
+        if client is not None:
+            refusal.client_id = client.client_id
+        return await refused(self._log, EVENT, asked, refusal)
+
+    def _admit(self, asked: Asked) -> None:
+        if len(asked.body) > MAX_BYTES:
+            raise Refused("invalid_request", f"a pushed request has {MAX_BYTES} bytes at most", status=413)
+        if not self._rate.admits():
+            raise Refused(
+                "temporarily_unavailable",
+                "too many requests are pushed: wait before the next try",
+                status=429,
+                headers={"Retry-After": "60"},
+            )

@@ -41,7 +41,7 @@ def fault_of(uri: str, schemes: Collection[str]) -> str | None:
     if scheme == "http":
         return "a redirect URI is http, which goes to localhost, 127.0.0.1 and [::1] alone"
     private = _PRIVATE.fullmatch(uri)
-    # A scheme with a dot is a name that its owner reversed, and no scheme that a browser acts on itself (RFC 8252 §7.1).
+    # With a dot it is a name that its owner reversed, and none that a browser acts on itself (RFC 8252 §7.1).
     if private is None or not ("." in private["scheme"] or private["scheme"] in schemes):
         return "a redirect URI has a scheme that is neither https nor one of an app (com.example.app:/callback)"
     return None

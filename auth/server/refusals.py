@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mcpgw.domain import Asked
 from mcpgw.errors import GatewayError
+from mcpgw.ports import AuthLog
 
 Answer = tuple[int, Mapping[str, str], Mapping[str, Any]]
 """Status, header fields, JSON object."""
@@ -14,7 +16,10 @@ NO_STORE: Mapping[str, str] = {"Cache-Control": "no-store", "Pragma": "no-cache"
 
 
 class Refused(Exception):
-    """An error answer. `description` never repeats what was sent; `reason` is for the log alone."""
+    """An error answer. `description` never repeats what was sent; `reason` is for the log alone.
+
+    `client_id` is the client that the request claimed to be from, where that is known.
+    """
 
     def __init__(
         self,
@@ -27,6 +32,7 @@ class Refused(Exception):
     ) -> None:
         super().__init__(error)
         self.error = error
+        self.client_id: str | None = None
         self.reason = reason or description
         self.answer: Answer = (
             status,
@@ -50,6 +56,15 @@ def unavailable(error: GatewayError) -> Refused:
         headers={"Retry-After": "1"},
         reason=error.message,
     )
+
+
+async def refused(
+    log: AuthLog, event: str, asked: Asked, refusal: Refused, detail: Mapping[str, str] | None = None
+) -> Answer:
+    """Return the answer of a refusal, which is in the log then."""
+    told = {"reason": refusal.reason, **(detail or {})}
+    await log.record(event, refusal.error, client_id=refusal.client_id, source=asked.source, detail=told)
+    return refusal.answer
 
 
 def unknown_client(reason: str) -> Refused:

@@ -103,7 +103,9 @@ class Registrations:
     async def _update(self, client: OAuthClient, asked: Asked) -> Answer:
         metadata = _metadata(asked)
         if metadata.get("client_id") != client.client_id or any(name in metadata for name in _OURS):
-            raise BadMetadata("invalid_client_metadata", "client_id is another, or a member is there that is ours to say")
+            raise BadMetadata(
+                "invalid_client_metadata", "client_id is another, or a member is there that is ours to say"
+            )
         given = metadata.get("client_secret")
         if given is not None and not (isinstance(given, str) and self._is_secret(given, client)):
             raise BadMetadata("invalid_client_metadata", "client_secret is not the one that the client has")

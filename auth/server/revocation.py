@@ -9,7 +9,7 @@ from mcpgw.auth.server.asked import form_of, needed
 from mcpgw.auth.server.client_authentication import ClientAuthentication
 from mcpgw.auth.server.grants import Grants
 from mcpgw.auth.server.refresh import RefreshTokens
-from mcpgw.auth.server.refusals import NO_STORE, Answer, Refused, unavailable
+from mcpgw.auth.server.refusals import NO_STORE, Answer, Refused, refused, unavailable
 from mcpgw.domain import Asked, OAuthClient
 from mcpgw.errors import GatewayError, Unauthenticated
 from mcpgw.ports import AuthLog, Clock
@@ -48,24 +48,21 @@ class RevocationEndpoint:
 
     async def respond(self, asked: Asked) -> Answer:
         """Return the answer to one POST: the same for a token that is unknown, or another client's (RFC 7009 §2.2)."""
-        client_id: str | None = None
+        client: OAuthClient | None = None
         try:
             form = form_of(asked)
-            client_id = form.get("client_id")
             client = await self._authentication.client_of(asked, form)
-            client_id = client.client_id
             ended = await self._ended(client, needed(form, "token"))
             if ended is not None:
-                await self._log.record(EVENT, client_id=client_id, source=asked.source, detail=ended)
+                await self._log.record(EVENT, client_id=client.client_id, source=asked.source, detail=ended)
             return 200, NO_STORE, {}
         except GatewayError as error:
             refusal = unavailable(error)
-        except Refused as refused:
-            refusal = refused
-        await self._log.record(
-            EVENT, refusal.error, client_id=client_id, source=asked.source, detail={"reason": refusal.reason}
-        )
-        return refusal.answer
+        except Refused as error:
+            refusal = error
+        if client is not None:
+            refusal.client_id = client.client_id
+        return await refused(self._log, EVENT, asked, refusal)
 
     async def _ended(self, client: OAuthClient, token: str) -> dict[str, str] | None:
         """End a token of this client; return what ended, None when there was nothing to end."""

@@ -120,6 +120,8 @@ class ProviderSignIn:
         claims = await self._provider.claims(tokens, begun.nonce)
         try:
             account = await self._signed_in(self._person(claims))
+        except SignInFailed:
+            raise
         except (Unauthenticated, InvalidParams) as error:
             raise SignInFailed(
                 "what the identity provider says of you does not fit here",

@@ -12,7 +12,7 @@ from mcpgw.auth.access_tokens import AccessTokens
 from mcpgw.auth.server.asked import form_of, needed
 from mcpgw.auth.server.client_authentication import ClientAuthentication
 from mcpgw.auth.server.granting import Granted, GrantType
-from mcpgw.auth.server.refusals import NO_STORE, Answer, Refused, unavailable
+from mcpgw.auth.server.refusals import NO_STORE, Answer, Refused, refused, unavailable
 from mcpgw.domain import Asked, OAuthClient
 from mcpgw.errors import GatewayError
 from mcpgw.ports import AuthLog, Clock
@@ -40,28 +40,30 @@ class TokenEndpoint:
 
     async def respond(self, asked: Asked) -> Answer:
         """Return the answer to one POST, which is in the log already."""
-        seen: dict[str, str] = {}
+        client: OAuthClient | None = None
+        detail: dict[str, str] = {}
         try:
-            return 200, NO_STORE, await self._issued(asked, seen)
-        except Refused as refusal:
-            return await self._refused(asked, seen, refusal)
+            form = form_of(asked)
+            client = await self._authentication.client_of(asked, form)
+            name = needed(form, "grant_type")
+            grant = self._grants.get(name)
+            if grant is None:
+                raise Refused("unsupported_grant_type", f"the grants here are: {', '.join(sorted(self._grants))}")
+            detail["grant_type"] = name
+            if name not in client.grants:
+                raise Refused("unauthorized_client", "the client is not registered for this grant")
+            granted = await grant.grant(client, form)
+            await self._record(asked, client, name, granted)
+            return 200, NO_STORE, self._answer(granted)
         except GatewayError as error:
-            return await self._refused(asked, seen, unavailable(error))
+            refusal = unavailable(error)
+        except Refused as error:
+            refusal = error
+        if client is not None:
+            refusal.client_id = client.client_id
+        return await refused(self._log, EVENT, asked, refusal, detail)
 
-    async def _issued(self, asked: Asked, seen: dict[str, str]) -> Mapping[str, Any]:
-        form = form_of(asked)
-        seen["client_id"] = form.get("client_id", "")
-        client = await self._authentication.client_of(asked, form)
-        seen["client_id"] = client.client_id
-        name = needed(form, "grant_type")
-        grant = self._grants.get(name)
-        if grant is None:
-            raise Refused("unsupported_grant_type", f"the grants here are: {', '.join(sorted(self._grants))}")
-        seen["grant_type"] = name
-        if name not in client.grants:
-            raise Refused("unauthorized_client", "the client is not registered for this grant")
-        granted = await grant.grant(client, form)
-        await self._record(asked, client, name, granted)
+    def _answer(self, granted: Granted) -> Mapping[str, Any]:
         token = granted.token
         answer: dict[str, Any] = {
             "access_token": self._tokens.issue(token, self._clock.time()),
@@ -86,11 +88,3 @@ class TokenEndpoint:
         await self._log.record(
             EVENT, principal=granted.principal, client_id=client.client_id, source=asked.source, detail=detail
         )
-
-    async def _refused(self, asked: Asked, seen: Mapping[str, str], refusal: Refused) -> Answer:
-        detail = {"reason": refusal.reason}
-        if "grant_type" in seen:
-            detail["grant_type"] = seen["grant_type"]
-        client_id = seen.get("client_id") or None
-        await self._log.record(EVENT, refusal.error, client_id=client_id, source=asked.source, detail=detail)
-        return refusal.answer

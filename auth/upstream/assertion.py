@@ -1,6 +1,6 @@
 """Who calls, in a short-lived JWT of ours: for servers that trust the gateway, and as what we exchange for a token.
 
-Our published keys (`/.well-known/jwks.json`) verify it. Its type is none of an access token's, so it opens nothing here.
+Our published keys (`/.well-known/jwks.json`) verify it. Its type is not that of an access token: it opens nothing here.
 """
 
 from __future__ import annotations

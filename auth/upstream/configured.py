@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mcpgw.auth.upstream.static import References, printable, resolved
+from mcpgw.auth.upstream.static import BEARER, References, printable, resolved
 from mcpgw.config import Settings, secret
 from mcpgw.domain import Judged, Route
 from mcpgw.upstream_auth_section import IN_VAULT
@@ -23,32 +23,36 @@ class ConfiguredHeaders:
     def __init__(self, settings: Settings, references: References) -> None:
         http, openapi = settings.registry.http, settings.registry.openapi
         self._references = references
-        self._servers: dict[Place, Mapping[str, str]] = {
+        self._headers: dict[Place, Mapping[str, str]] = {
             **{(s.name, s.url): resolved(s.headers, f"registry.http: {s.name}") for s in http if s.headers},
             # Where these go is said in the operator's file and the document that it names.
             **{(s.name, s.name): resolved(s.headers, f"registry.openapi: {s.name}") for s in openapi if s.headers},
+            **{("", p.name): _bearer(p.name, p.api_key) for p in settings.llm.providers if p.api_key is not None},
         }
-        self._providers = {p.name: _bearer(p.name, p.api_key) for p in settings.llm.providers if p.api_key is not None}
-        held = [*self._servers.values(), *self._providers.values()]
-        self._in_vault = {id(fields) for fields in held if any(IN_VAULT in value for value in fields.values())}
+        self._in_vault = {
+            place for place, fields in self._headers.items() if any(IN_VAULT in value for value in fields.values())
+        }
 
-    async def headers_for(self, judged: Judged) -> Mapping[str, str]:
-        """Return header fields by lower-case name; none where nothing is configured. Raises Unavailable."""
-        version = judged.version
-        if judged.action.route is Route.LLM:
-            place: Place = ("", judged.action.server or "")
-            found = self._providers.get(place[1], NONE)
-        elif version is None:
-            return NONE
-        else:
-            place = (version.server, version.endpoint)
-            found = self._servers.get(place, NONE)
-        if id(found) in self._in_vault:
-            return await self._references.headers(place, found, judged.epoch)
-        return found
+    def at_hand(self, judged: Judged) -> Mapping[str, str] | None:
+        """Return header fields by lower-case name, none where nothing is configured; None: they are in the vault."""
+        place = _place(judged)
+        return None if place in self._in_vault else self._headers.get(place, NONE)
+
+    async def in_vault(self, judged: Judged) -> Mapping[str, str]:
+        """Return those that are in the vault. Raises Unavailable."""
+        place = _place(judged)
+        return await self._references.headers(place, self._headers[place], judged.epoch)
+
+
+def _place(judged: Judged) -> Place:
+    """Return slug and endpoint; of a provider, which no server can be mistaken for, its name alone."""
+    version = judged.version
+    if version is None or judged.action.route is Route.LLM:
+        return "", (judged.action.server or "") if judged.action.route is Route.LLM else ""
+    return version.server, version.endpoint
 
 
 def _bearer(provider: str, reference: str) -> Mapping[str, str]:
     if reference.startswith(IN_VAULT):
-        return {"authorization": reference}
-    return {"authorization": printable("Bearer " + secret(reference), f"llm.providers: {provider}: api_key")}
+        return {"authorization": BEARER + reference}
+    return {"authorization": printable(BEARER + secret(reference), f"llm.providers: {provider}: api_key")}

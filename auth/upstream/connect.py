@@ -22,6 +22,7 @@ from mcpgw.auth.server.forms import ANYONE, LIFE_S, Forms
 from mcpgw.auth.server.redirects import destination
 from mcpgw.auth.server.sessions import Session
 from mcpgw.auth.upstream import connect_pages as pages
+from mcpgw.auth.upstream.disconnect import Disconnections
 from mcpgw.auth.upstream.discovery import AuthorizationServer, Challenge, Discovery, host_of
 from mcpgw.auth.upstream.registration import Registrations
 from mcpgw.auth.upstream.requests import TokenRequests
@@ -96,6 +97,7 @@ class ConnectParts:
     registrations: Registrations
     requests: TokenRequests
     connections: Connections
+    disconnections: Disconnections
 
 
 class Connecting:
@@ -108,7 +110,7 @@ class Connecting:
         """Show what the person is asked to agree to."""
         ticket = self._ticket(slug, text)
         if ticket is None:
-            return pages.stale()
+            return await self._stale("no ticket of ours, or too old", visitor)
         session = await self._parts.people.find(visitor.session)
         if session is None:
             return await self._parts.sign_in_first(f"/oauth/connect/{slug}?ticket={text}", visitor)
@@ -139,7 +141,7 @@ class Connecting:
         session = await parts.people.find(visitor.session)
         ticket = await parts.forms.take(BUTTON, visitor.session or "", fields.get("form", ""), Ticket)
         if session is None or ticket is None or ticket.server != slug or not self._may_connect(session.account, ticket):
-            return pages.stale()
+            return await self._stale("no such page was given to this browser", visitor)
         try:
             aim = await self._aim(ticket)
             client = await parts.registrations.client_of(slug, ticket.auth, aim.server)
@@ -187,9 +189,9 @@ class Connecting:
         session = await parts.people.find(visitor.session)
         pending = None if taken is None else msgspec.json.decode(taken, type=_Pending)
         if pending is None or session is None or len(said) != len(query) or pending.ticket.server != slug:
-            return pages.stale()
+            return await self._stale("no such authorization is under way", visitor)
         if pending.browser != _digest(visitor.session or "") or pending.account != session.account.id:
-            return pages.stale()
+            return await self._stale("another browser left for the authorization server", visitor)
         ticket = pending.ticket
         # Mix-up: before anything else of the answer counts, of an error as well (RFC 9207 §2.4). A simple comparison.
         if said.get("iss", pending.issuer) != pending.issuer or ("iss" not in said and pending.names_itself):
@@ -238,24 +240,13 @@ class Connecting:
         parts, session = self._parts, await self._parts.people.find(visitor.session)
         wanted = parts.forms.read(END, visitor.session or "", fields.get("form", ""), str)
         if session is None or wanted is None:
-            return pages.stale()
+            return await self._stale("no such page was given to this browser", visitor)
         account = session.account
         for place_id, connection in await parts.connections.of(holder(account.issuer, account.subject)):
             if connection.id == wanted:
-                await parts.connections.end(place_id)
-                await self._revoke(connection)
-                who, detail = f"{account.issuer}|{account.subject}", {"server": connection.server}
-                await parts.log.record("disconnect", principal=who, source=visitor.source, detail=detail)
+                who = f"{account.issuer}|{account.subject}"
+                await parts.disconnections.end_one(place_id, connection, by=who, of=who, source=visitor.source)
         return Reply(location="/oauth/connections")
-
-    async def _revoke(self, connection: Connection) -> None:
-        if connection.refresh_token is None:
-            return
-        try:
-            server = await self._parts.discovery.of_issuer(connection.issuer)
-        except GatewayError:
-            return  # a server that does not answer keeps nothing alive here
-        await self._parts.requests.revoke(server, connection.client, connection.refresh_token)
 
     async def _exchange(self, pending: _Pending, code: str) -> None:
         """Make a connection of a code. Raises GatewayError."""
@@ -335,6 +326,10 @@ class Connecting:
         theirs = self._parts.worlds.current.identities.accounts.get((ticket.issuer, ticket.subject))
         stands_in = theirs is None or theirs.kind is Kind.AGENT
         return stands_in and "keys:write" in scopes_of_account(account)
+
+    async def _stale(self, reason: str, visitor: Visitor) -> Reply:
+        await self._parts.log.record(EVENT, "invalid_request", source=visitor.source, detail={"reason": reason})
+        return pages.stale()
 
     async def _refused(self, ticket: Ticket, outcome: str, reason: str, account: Account, visitor: Visitor) -> None:
         who = f"{account.issuer}|{account.subject}"

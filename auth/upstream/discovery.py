@@ -86,6 +86,11 @@ def challenge_of(header: str) -> Challenge:
     return Challenge(said.get("resource_metadata"), scopes_in(said.get("scope", "")), said.get("error"))
 
 
+def lacks_scopes(header: str) -> bool:
+    """Whether a `WWW-Authenticate` wants a credential with more scopes, not another one (RFC 6750 §3.1)."""
+    return challenge_of(header).error == "insufficient_scope"
+
+
 def scopes_in(text: object) -> tuple[str, ...]:
     """Return the scopes of a space separated list, each once, in their order; what is none is left out."""
     found = text.split() if isinstance(text, str) else ()

@@ -17,6 +17,7 @@ from mcpgw.errors import GatewayError
 from mcpgw.ports import World
 
 log = logging.getLogger("mcpgw.auth")
+SWEEP_S = 3600.0
 MOST_REVOKED = 500
 """How many tokens of one change are revoked at their authorization server; the others only end here."""
 
@@ -45,6 +46,7 @@ class Endings:
         self._leads = leads
         self._last: asyncio.Task[None] | None = None
         self._next: State | None = None
+        self._next_sweep = 0.0
 
     def world_changed(self, old: World, new: World) -> None:
         """Take note of a change of the world."""
@@ -55,6 +57,13 @@ class Endings:
             self._next = new.state
             if self._last is None or self._last.done():
                 self._last = asyncio.get_running_loop().create_task(self._follow(), name="end upstream tokens")
+
+    async def sweep(self, state: State) -> None:
+        """Remove now and then what came into the vault while its holder, or its server, was going."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_S
+            await self.review(state)
 
     async def settled(self) -> None:
         """Return when what has changed so far has had its consequences."""

@@ -11,10 +11,11 @@ from collections.abc import Callable, Hashable, Mapping
 import msgspec
 
 from mcpgw.auth.upstream.assertion import Assertions, said_of
+from mcpgw.auth.upstream.discovery import lacks_scopes
 from mcpgw.auth.upstream.requests import AuthorizationServer, Client, Discovery, TokenRequests, no_credential
 from mcpgw.auth.upstream.tokens import Kept, Place, Tokens, asked_with, holder, holder_of
 from mcpgw.auth.vault import PROVIDER, Vault
-from mcpgw.domain import Account, AuthMode, Judged, Principal, ServerVersion, UpstreamAuth
+from mcpgw.domain import Account, AuthMode, Judged, Kind, Principal, ServerVersion, UpstreamAuth
 from mcpgw.errors import UpstreamUnreachable
 
 IDENTITY_PROVIDER = "identity_provider"
@@ -43,9 +44,10 @@ class ProvidedTokens:
         owner = holder(account.issuer, account.subject)
         await self._vault.put(PROVIDER, account.id, owner, msgspec.json.encode(provided), expires_at)
 
-    async def of(self, account_id: str) -> Provided | None:
-        found = await self._vault.get(PROVIDER, account_id)
-        return None if found is None else msgspec.json.decode(found, type=Provided)
+    async def of(self, owner: str) -> Provided | None:
+        """Return what was given for a `holder`; None: nothing, or nothing that still counts."""
+        found = await self._vault.of(PROVIDER, owner)
+        return msgspec.json.decode(found[0][1], type=Provided) if found else None
 
 
 ProviderClient = Callable[[str], Client | None]
@@ -97,6 +99,8 @@ class Exchanged:
         return await self._tokens.headers(key, _place(version, auth, who), obtain)
 
     async def refused(self, judged: Judged, auth: UpstreamAuth, sent: Mapping[str, str], challenge: str) -> None:
+        if lacks_scopes(challenge):
+            return  # another token would have the same
         version, who = _version(judged), judged.principal
         await self._tokens.refused(_key(version, auth, who), _place(version, auth, who), sent)
 
@@ -144,19 +148,28 @@ class Exchanged:
         return kept.access_token
 
     async def _provided_to(self, version: ServerVersion, who: Principal) -> Provided:
-        provided = None if who.account is None else await self._provided.of(who.account)
+        provided = await self._provided.of(_holder(version, who))
         if provided is None:
             raise _nothing(version, "the caller has not signed in at an identity provider, or too long ago")
         return provided
 
 
 def _key(version: ServerVersion, auth: UpstreamAuth, who: Principal) -> Hashable:
-    return said_of(who), version.server, version.endpoint, auth
+    asks_itself = version.published_by if who.kind is Kind.SYSTEM else None
+    return said_of(who), asks_itself, version.server, version.endpoint, auth
 
 
 def _place(version: ServerVersion, auth: UpstreamAuth, who: Principal) -> Place:
-    said = msgspec.json.encode((holder_of(who), who.key, who.team, sorted(who.roles), who.actors)).decode()
-    return Place(version.server, asked_with(version.endpoint, auth), said, holder_of(who))
+    said = msgspec.json.encode((_holder(version, who), who.key, who.team, sorted(who.roles), who.actors)).decode()
+    return Place(version.server, asked_with(version.endpoint, auth), said, _holder(version, who))
+
+
+def _holder(version: ServerVersion, who: Principal) -> str:
+    """Return who stands behind a call: behind the gateway's own, about a version's tools, whoever published it."""
+    if who.kind is not Kind.SYSTEM:
+        return holder_of(who)
+    issuer, _, subject = version.published_by.partition("|")
+    return holder(issuer, subject)
 
 
 def _version(judged: Judged) -> ServerVersion:

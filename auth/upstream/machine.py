@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mcpgw.auth.upstream.discovery import lacks_scopes
 from mcpgw.auth.upstream.requests import TokenRequests
 from mcpgw.auth.upstream.tokens import GATEWAY, Kept, Place, Tokens, asked_with
 from mcpgw.domain import Judged, ServerVersion, UpstreamAuth
@@ -37,6 +38,8 @@ class ClientCredentials:
         return await self._tokens.headers(key, _place(version, auth), obtain)
 
     async def refused(self, judged: Judged, auth: UpstreamAuth, sent: Mapping[str, str], challenge: str) -> None:
+        if lacks_scopes(challenge):
+            return  # another token would have the same
         version = _version(judged)
         await self._tokens.refused((version.server, version.endpoint, auth), _place(version, auth), sent)
 

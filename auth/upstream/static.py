@@ -17,6 +17,8 @@ from mcpgw.errors import Unavailable, UsageError
 from mcpgw.upstream_auth_section import IN_VAULT, REFERENCE, header_flaw
 
 log = logging.getLogger("mcpgw.auth")
+BEARER = "Bearer "
+
 _VALUE = re.compile(r"[\x20-\x7e]+")
 # Values that are secrets wherever they stand, so they must be references.
 _SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
@@ -69,13 +71,15 @@ class References:
         known = self._known.get(place)
         if known is not None and known[0] >= epoch:
             return known[1]
-        found = {name: value for name, value in fields.items() if not value.startswith(REFERENCE)}
+        found: dict[str, str] = {}
         for name, value in fields.items():
-            if name not in found:
-                found[name] = await self.value(value, to)
-                if not _VALUE.fullmatch(found[name]):
-                    log.error("the secret %s cannot stand in a header", value)
-                    raise Unavailable("a secret for this server cannot be sent", fix="one line of printable ASCII")
+            scheme = BEARER if value.startswith(BEARER + IN_VAULT) else ""
+            reference = value.removeprefix(scheme)
+            is_reference = reference.startswith(REFERENCE)
+            found[name] = scheme + (await self.value(reference, to) if is_reference else reference)
+            if not _VALUE.fullmatch(found[name]):
+                log.error("the secret %s cannot stand in a header", reference)
+                raise Unavailable("a secret for this server cannot be sent", fix="one line of printable ASCII")
         while len(self._known) >= _MOST:
             del self._known[next(iter(self._known))]
         self._known[place] = epoch, found

@@ -279,7 +279,7 @@ class UserTokens:
         if stepping_up:
             message = f"`{version.server}` wants more rights for this, which you have to agree to in a browser"
         data = {"url": url, "elicitation_id": ticket.id, "message": message, "principal": judged.principal.key}
-        return ConsentNeeded(message, fix="open the URL, agree, and call again", data=data)
+        return ConsentNeeded(message, fix=f"agree at {url} and call again", data=data)
 
 
 def _asked_already(said: Challenge, connection: Connection) -> bool:

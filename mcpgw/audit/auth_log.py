@@ -32,6 +32,9 @@ class JournalAuthLog:
         detail: Mapping[str, Any] | None = None,
     ) -> None:
         went_well = outcome == "ok"
+        if client_id is not None and not self._is_known(client_id):
+            # What strangers call themselves is not written down: it may be a secret in the wrong field.
+            client_id = None
         line = Line(
             time=self._clock.time(),
             phase=Phase.AUTH if went_well else Phase.REFUSED,
@@ -49,3 +52,7 @@ class JournalAuthLog:
             await self._journal.noted(line)
         else:
             self._journal.refused(line, stranger=principal is None)
+
+    def _is_known(self, client_id: str) -> bool:
+        """Whether there is, or was, such a client. The URL of a document is public whatever it leads to."""
+        return client_id in self._worlds.current.identities.clients or client_id.startswith("https://")

@@ -17,6 +17,7 @@ from mcpgw.policies import warmup
 from mcpgw.policies.bundle import Bundle
 from mcpgw.registry.toolsets import check_declared
 from mcpgw.supervisor import listening
+from mcpgw.upstream_auth_section import IN_VAULT
 from mcpgw.wiring.documents import openapi_problems
 from mcpgw.wiring.trust import configured_issuers
 
@@ -58,7 +59,10 @@ def _store(settings: Settings) -> Found:
 
 
 def _secrets(settings: Settings) -> Found:
-    named: list[tuple[str, str | None]] = [("auth.pepper", settings.auth.pepper)]
+    auth = settings.auth
+    named: list[tuple[str, str | None]] = [("auth.pepper", auth.pepper), ("auth.vault.key", auth.vault.key)]
+    if auth.sign_in is not None:
+        named.append(("auth.sign_in.client_secret", auth.sign_in.client_secret))
     named += [(f"llm.providers.{p.name}.api_key", p.api_key) for p in settings.llm.providers]
     registry = settings.registry
     for kind, servers in (("stdio", registry.stdio), ("http", registry.http), ("openapi", registry.openapi)):
@@ -69,8 +73,14 @@ def _secrets(settings: Settings) -> Found:
                 for name, value in values.items()
                 if value.startswith(("env:", "file:"))
             ]
+    named += [
+        (f"registry.http.{server.name}.auth", value)
+        for server in registry.http
+        if server.auth is not None
+        for value in (*server.auth.headers.values(), server.auth.client_secret)
+    ]
     for key, reference in named:
-        if reference is not None:
+        if reference is not None and not reference.startswith(IN_VAULT):
             yield from _raised(key, partial(secret, reference))
 
 

@@ -21,24 +21,9 @@ Slug = Annotated[str, typer.Argument(help="The server's slug.")]
 Version = Annotated[str, typer.Argument(help="For example 1.2.0.")]
 
 
-def authorization(given: str) -> dict[str, Any]:
-    """Return the JSON object that stands in an option, or in the file that it names. Raises UsageError."""
-    try:
-        text = given if given.lstrip().startswith("{") else Path(given).read_text(encoding="utf-8")
-        said = json.loads(text)
-    except OSError as error:
-        raise UsageError(f"cannot read {given}: {error.strerror}", fix="give a file, or a JSON object") from None
-    except ValueError:
-        said = None
-    if not isinstance(said, dict):
-        raise UsageError("--auth is not a JSON object", fix='for example: --auth \'{"mode": "user"}\'')
-    return said
-
-
 Auth = Annotated[
-    dict[str, Any] | None,
+    str | None,
     typer.Option(
-        parser=authorization,
         metavar="JSON|FILE",
         help="How the gateway proves itself to it; secrets as vault:NAME.",
         show_default="as it is for that URL",
@@ -60,7 +45,14 @@ def add(
     auth: Auth = None,
 ) -> None:
     """Register an HTTP server and publish what it offers as a draft. Then: approve, activate."""
-    new = {"slug": slug, "url": endpoint, "title": title, "tags": tag or [], "trust": trust, "auth": auth}
+    new = {
+        "slug": slug,
+        "url": endpoint,
+        "title": title,
+        "tags": tag or [],
+        "trust": trust,
+        "auth": _authorization(auth),
+    }
     answer = api.post("/servers", new)
     out.show(answer, _next_step(f"registered {slug} and", answer))
 
@@ -94,7 +86,7 @@ def publish(
     auth: Auth = None,
 ) -> None:
     """Publish a version: pin the tools that the server offers now."""
-    new = {"version": version, "url": endpoint, "auth": auth}
+    new = {"version": version, "url": endpoint, "auth": _authorization(auth)}
     answer = api.post(path_of("servers", slug, "versions"), new)
     out.show(answer, _next_step("", answer))
 
@@ -159,6 +151,21 @@ def diff(
     out.show(answer, fields(answer))
 
 
+def _authorization(given: str | None) -> dict[str, Any] | None:
+    """Return the JSON object that stands in an option, or in the file that it names. Raises UsageError."""
+    if given is None:
+        return None
+    try:
+        said = json.loads(given if given.lstrip().startswith("{") else Path(given).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {given}: {error.strerror}", fix="give a file, or a JSON object") from None
+    except ValueError:
+        said = None
+    if not isinstance(said, dict):
+        raise UsageError("--auth is not a JSON object", fix='for example: --auth \'{"mode": "user"}\'')
+    return said
+
+
 def _next_step(done: str, answer: dict[str, Any]) -> str:
     slug, version = answer.get("server"), answer.get("version")
     return f"{done} published {slug}@{version} as a draft; next: mcpgw servers approve {slug} {version}".strip()
@@ -167,8 +174,18 @@ def _next_step(done: str, answer: dict[str, Any]) -> str:
 def _shown(server: dict[str, Any]) -> Iterator[Table]:
     versions = server["versions"]
     yield fields({name: value for name, value in server.items() if name not in {"versions", "quarantined"}})
-    rows = [(v["version"], v["status"], len(v["tools"]), v.get("approved_by"), v["manifest_sha256"]) for v in versions]
-    yield table(("version", "status", "tools", "approved by", "manifest"), rows)
+    rows = [
+        (
+            v["version"],
+            v["status"],
+            len(v["tools"]),
+            (v.get("auth") or {}).get("mode"),
+            v.get("approved_by"),
+            v["manifest_sha256"],
+        )
+        for v in versions
+    ]
+    yield table(("version", "status", "tools", "credential", "approved by", "manifest"), rows)
     findings = [(v["version"], *f.values()) for v in versions for f in v.get("findings", ())]
     if findings:
         columns = ("version", *next(f for v in versions for f in v["findings"]))

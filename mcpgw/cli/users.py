@@ -32,14 +32,23 @@ class AccountKind(StrEnum):
 
 @app.command("list")
 @admin_command
-def list_users(api: Api, out: Out) -> None:
-    """List the accounts of users and agents."""
-    answer = api.get("/principals")
+def list_users(
+    api: Api,
+    out: Out,
+    *,
+    team: Annotated[str | None, typer.Option(help="Those of a team.")] = None,
+    after: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most accounts.")] = 100,
+) -> None:
+    """List accounts of users and agents."""
+    answer = api.get("/principals", team=team, after=after, limit=limit)
     rows = [
         (one["id"], one["principal"], one["kind"], ", ".join(one["roles"]), one["team"], when(one["deactivated_at"]))
         for one in answer["principals"]
     ]
     out.show(answer, table(("id", "principal", "kind", "roles", "team", "deactivated (UTC)"), rows))
+    if answer["after"]:
+        out.note(f"more: --after {answer['after']}")
 
 
 @app.command()
@@ -151,9 +160,7 @@ def revoke_grant(
 
 def _id(api: Api, user: str) -> str:
     """Return the id of the account that `user` names. Raises NotFound, UsageError."""
-    found = [
-        one for one in api.get("/principals")["principals"] if user in (one["id"], one["principal"], one["subject"])
-    ]
+    found = api.get("/principals", name=user)["principals"]
     if not found:
         raise NotFound(f"no account is called `{user}`", fix="mcpgw users list")
     if len(found) > 1:

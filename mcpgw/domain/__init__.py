@@ -1,7 +1,6 @@
 """The vocabulary of the gateway: frozen types, no behaviour beyond their own meaning, standard library alone."""
 
 from mcpgw.domain.action import (
-    BROWSER_SESSION,
     OWN_UNTIL_CONNECTED,
     OWN_VERBS,
     VERBS,
@@ -64,7 +63,6 @@ from mcpgw.domain.verdict import (
 )
 
 __all__ = [
-    "BROWSER_SESSION",
     "CALL_TOOL",
     "CLIENT_CREDENTIALS",
     "FIND_TOOL",

@@ -127,16 +127,11 @@ OWN_UNTIL_CONNECTED = OWN_VERBS | {
 asked at the first call."""
 
 
-BROWSER_SESSION = "browser session"
-"""The scheme of a session's cookie. It holds a blank, so that no Authorization header can name it."""
-
-
 @value(frozen=True, slots=True, kw_only=True)
 class Presented:
     """What a caller showed to prove who it is; never logged, never recorded.
 
-    `scheme` is the lower-case authorization scheme ("bearer"), BROWSER_SESSION for the cookie of one, or None when
-    nothing came.
+    `scheme` is the lower-case authorization scheme ("bearer"), or None when no Authorization header came.
     """
 
     scheme: str | None = None

@@ -26,8 +26,8 @@ class Account:
 
     `issuer` is `mcpgw` for our own, otherwise the identity provider's issuer identifier; with `subject` it is the name
     by which kill switches, policies and the log know the principal. `id` stands as `sub` in our access tokens.
-    `password` is an Argon2id hash in PHC form, for users of our own alone. Keys and clients of an agent carry the same
-    subject; a principal without an account is as its key, client or token says.
+    `password` is an Argon2id hash in PHC form, for users of our own alone. Keys and clients that carry the same subject
+    hold no more than it does, and are of its team; a principal without an account is as its key, client or token says.
     """
 
     id: str
@@ -128,9 +128,10 @@ class Revocation:
     """What was issued before `not_before` to this principal (`issuer|subject`) or client, or by this issuer, is void.
 
     Kind `grant`: an authorization that a user gave, by its id, with all tokens of it; `token`: one, by its `jti`;
-    `team`: everyone of a team.
+    `team`: everyone of a team. From `over_at` on nothing is left that it could void (None: it stays).
     """
 
     kind: str
     selector: str
     not_before: float
+    over_at: float | None = None

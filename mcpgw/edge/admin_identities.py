@@ -107,9 +107,10 @@ async def reactivate_team(to: Services, ask: Ask[Why]) -> Json:
     return await to.principals.reactivate_team(ask.who, ask.path["name"], reason=ask.given.reason)
 
 
-async def list_principals(to: Services, ask: Ask[Nothing]) -> Json:
-    """List the accounts of users and agents."""
-    return {"principals": to.principals.list()}
+async def list_principals(to: Services, ask: Ask[schema.PrincipalFilter]) -> Json:
+    """List accounts of users and agents, in pages: `after` of an answer begins the next one."""
+    given = ask.given
+    return to.principals.list(name=given.name, team=given.team, after=given.after, limit=given.limit)
 
 
 async def create_principal(to: Services, ask: Ask[schema.NewPrincipal]) -> Json:
@@ -181,7 +182,7 @@ IDENTITY_OPERATIONS: tuple[Operation, ...] = (
     Operation("PUT", "/teams/{name}", "keys:write", update_team, schema.TeamGiven),
     Operation("POST", "/teams/{name}/deactivate", "keys:write", deactivate_team, Why),
     Operation("POST", "/teams/{name}/reactivate", "keys:write", reactivate_team, Why),
-    Operation("GET", "/principals", "audit:read", list_principals),
+    Operation("GET", "/principals", "audit:read", list_principals, schema.PrincipalFilter),
     Operation("POST", "/principals", "keys:write", create_principal, schema.NewPrincipal, 201),
     Operation("GET", "/principals/{id}", "audit:read", show_principal),
     Operation("PATCH", "/principals/{id}", "keys:write", update_principal, schema.PrincipalChange),

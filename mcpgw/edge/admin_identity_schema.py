@@ -87,6 +87,15 @@ class NewPrincipal(Body):
     password: Annotated[str, Meta(max_length=1024)] | None = None
 
 
+class PrincipalFilter(Body):
+    """`name` is an id, a subject, or issuer|subject."""
+
+    name: str | None = None
+    team: str | None = None
+    after: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
 class PrincipalChange(Body):
     """What is given changes; a team or an email that is null is taken away."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from mcpgw.edge import admin_schema as schema
+from mcpgw.edge.admin_connections import CONNECTION_OPERATIONS
 from mcpgw.edge.admin_identities import IDENTITY_OPERATIONS
 from mcpgw.edge.admin_operation import Ask, Operation
 from mcpgw.edge.admin_secrets import SECRET_OPERATIONS
@@ -219,6 +220,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("DELETE", "/kill-switches/{id}", "kill:release", release_kill, schema.Why),
     *IDENTITY_OPERATIONS,
     *SECRET_OPERATIONS,
+    *CONNECTION_OPERATIONS,
     *SIGNING_OPERATIONS,
     Operation("GET", "/audit", "audit:read", query_audit, schema.AuditFilter),
     Operation("GET", "/audit/checkpoint", "audit:read", audit_checkpoint),

@@ -215,7 +215,8 @@ class McpEdge:
         try:
             await self._gateway.handle(entrance.presented, action, answer.deliver, defect=defect)
         except ConsentNeeded as wanted:
-            await answer.tell(told(wanted, action, self._states, self._gateway.clock.time()))
+            answered = request.params.get("inputResponses")
+            await answer.tell(told(wanted, action, answered, self._states, self._gateway.clock.time()))
         finally:
             if watch is not None:
                 watch.close()

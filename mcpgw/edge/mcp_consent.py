@@ -22,6 +22,8 @@ LIFE_S = 600.0
 URL_REQUIRED = -32042
 _URLS_SINCE = "2025-11-25"
 _INTERACTIVE = frozenset({Verb.TOOLS_CALL, Verb.PROMPTS_GET, Verb.RESOURCES_READ})
+_KEY = "consent"
+_NO = ("decline", "cancel")
 _NOBODY = ""
 
 _encode = msgspec.json.encode
@@ -37,17 +39,20 @@ class Told:
     raw: bytes
 
 
-def told(wanted: ConsentNeeded, action: Action, states: RequestStates, now: float) -> Told:
-    """Return what the client of this action is told."""
+def told(wanted: ConsentNeeded, action: Action, answered: object, states: RequestStates, now: float) -> Told:
+    """Return what the client of this action is told. `answered` are the `inputResponses` that it came with.
+
+    Who has said no is not asked again, but told.
+    """
     client, url = action.client, wanted.data["url"]
     question: dict[str, Any] = {"mode": "url", "message": wanted.data["message"], "url": url}
     receipt = None if wanted.receipt is None else receipt_object(wanted.receipt)
-    if client is not None and _opens_urls(client):
+    if client is not None and _opens_urls(client) and not _said_no(answered):
         if client.modern and action.verb in _INTERACTIVE:
             ref = AskedRef.of(action, wanted.data["principal"], now + LIFE_S)
             result: dict[str, Any] = {
                 "resultType": "input_required",
-                "inputRequests": {"consent": {"method": "elicitation/create", "params": question}},
+                "inputRequests": {_KEY: {"method": "elicitation/create", "params": question}},
                 STATE: states.shown_asked(ref),
             }
             if receipt is not None:
@@ -56,8 +61,10 @@ def told(wanted: ConsentNeeded, action: Action, states: RequestStates, now: floa
         if not client.modern and client.protocol_version >= _URLS_SINCE:
             question["elicitationId"] = wanted.data["elicitation_id"]
             return _error(200, URL_REQUIRED, wanted.message, {"elicitations": [question], "receipt": receipt})
-    # A handshake-era client reads errors from a 200 alone.
+    # A handshake-era client reads errors from a 200 alone, and a 405 says that there is no stream (yet).
     status = wanted.wire.status if client is None or client.modern else 200
+    if action.verb is Verb.STREAM:
+        status = 405
     data = {"reason": wanted.code, "url": url, "fix": wanted.fix, "receipt": receipt}
     return _error(status, wanted.wire.jsonrpc, f"{wanted.message}: {url}", data)
 
@@ -72,6 +79,11 @@ def again(action: Action, asked: AskedRef, now: float) -> Action:
 def not_asked() -> InvalidParams:
     """Return the one answer to a state that is another caller's, of another call, or expired."""
     return InvalidParams(f"`params.{STATE}` names no call of yours that waits", fix="call again without it")
+
+
+def _said_no(answered: object) -> bool:
+    answer = answered.get(_KEY) if isinstance(answered, dict) else None
+    return isinstance(answer, dict) and answer.get("action") in _NO
 
 
 def _opens_urls(client: ClientFacts) -> bool:

@@ -54,9 +54,9 @@ class Pages:
 
     def __init__(self, base_url: str) -> None:
         parts = urlsplit(base_url.lower())
-        self._origin = f"{parts.scheme}://{parts.netloc}"
-        self._base = base_url.rstrip("/")
-        self._host = parts.netloc
+        # As browsers write it: without the port that goes without saying (RFC 6454 §6.1, RFC 9110 §7.2).
+        self._host = parts.netloc.removesuffix({"http": ":80", "https": ":443"}[parts.scheme])
+        self._origin = f"{parts.scheme}://{self._host}"
         self._local = parts.hostname in _LOOPBACK
         self._templates = Environment(
             loader=FileSystemLoader(PAGES),
@@ -94,7 +94,7 @@ class Pages:
         return self.shown(read)
 
     def from_us(self, request: Request) -> bool:
-        """Whether a page of ours sent a request. Browsers name the origin of all that is no GET, and no page can lie."""
+        """Whether a page of ours sent a request: with all that is no GET, browsers name the origin truthfully."""
         return request.headers.get("origin", "").lower() == self._origin
 
     def _elsewhere(self, request: Request) -> str | None:
@@ -104,7 +104,7 @@ class Pages:
         if not self._local or host == self._host or named not in _LOOPBACK or request.method not in {"GET", "HEAD"}:
             return None
         query = request.url.query
-        return f"{self._base}{request.url.path}{'?' if query else ''}{query}"
+        return f"{self._origin}{request.url.path}{'?' if query else ''}{query}"
 
     def _response(self, reply: Reply) -> Response:
         if reply.page is None:

@@ -188,7 +188,9 @@ class Principals(Protocol):
 
     async def reactivate_team(self, who: Principal, name: str, /, *, reason: str) -> Json: ...
 
-    def list(self) -> Sequence[Json]: ...
+    def list(self, *, name: str | None, team: str | None, after: str | None, limit: int) -> Json:
+        """Return {"principals": […], "after": id that begins the next page, or None}."""
+        ...
 
     def show(self, account: str, /) -> Json: ...
 
@@ -223,6 +225,14 @@ class Secrets(Protocol):
     async def rotate(self, who: Principal, /) -> Json:
         """Return {"key": the id of the vault's new key, "records": how many it was given to}."""
         ...
+
+
+class Connections(Protocol):
+    """Servers that are called in somebody's name, who agreed to that."""
+
+    async def of(self, principal: str, /) -> Sequence[Json]: ...
+
+    async def end(self, who: Principal, principal: str, server: str, /) -> Json: ...
 
 
 class Signing(Protocol):
@@ -279,6 +289,7 @@ class Services:
     principals: Principals
     grants: Grants
     secrets: Secrets
+    connections: Connections
     signing: Signing
     audit: Audit
     status: Status

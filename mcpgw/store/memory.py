@@ -20,8 +20,7 @@ from mcpgw.domain import (
     State,
 )
 from mcpgw.store.rows import (
-    FORGOTTEN_AFTER_S,
-    SHORT_LIVED,
+    MARGIN_S,
     TABLES,
     dangling,
     encoded,
@@ -75,9 +74,9 @@ def _put(held: Held, row: Row, epoch: int) -> None:
     if isinstance(row, KillSwitch):
         row = replace(row, epoch=epoch)
     of_kind = held[type(row)]
-    if isinstance(row, Revocation) and row.kind in SHORT_LIVED:
-        before = row.not_before - FORGOTTEN_AFTER_S
-        for key in [k for k, r in of_kind.items() if r.kind in SHORT_LIVED and r.not_before < before]:
+    if isinstance(row, Revocation):
+        over = row.not_before - MARGIN_S
+        for key in [k for k, r in of_kind.items() if r.over_at is not None and r.over_at <= over]:
             del of_kind[key]
     if isinstance(row, ServerVersion):
         row = own(row)

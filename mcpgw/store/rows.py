@@ -50,10 +50,8 @@ TABLES: Mapping[type[Row], Table] = {
     PolicyBundle: Base.metadata.tables["policy_bundles"],
     KillSwitch: Base.metadata.tables["kill_switches"],
 }
-SHORT_LIVED = ("grant", "token")
-"""Kinds of revocations that meet single tokens of ours. Each new one drops those that are `FORGOTTEN_AFTER_S` older:
-what they revoked has expired, since no token lives longer than a day."""
-FORGOTTEN_AFTER_S = 2 * 86_400.0
+MARGIN_S = 86_400.0
+"""A revocation takes those away that were over so long before what it voids: no token lives longer than a day."""
 # What another process may have read and relied on: a published version keeps it for ever.
 IMMUTABLE = ("manifest_sha256", "endpoint", "transport", "era", "tools", "auth", "published_by", "published_at")
 

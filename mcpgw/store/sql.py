@@ -28,10 +28,9 @@ from mcpgw.domain import AdminNote, KillSwitch, Revocation, Row, ServerVersion, 
 from mcpgw.errors import Unavailable, UsageError
 from mcpgw.store.rows import (
     EPOCH,
-    FORGOTTEN_AFTER_S,
     IMMUTABLE,
+    MARGIN_S,
     OUTBOX,
-    SHORT_LIVED,
     TABLES,
     TOOL_PINS,
     columns,
@@ -231,9 +230,8 @@ def _pins(
 def _put(connection: Connection, row: Row, epoch: int) -> None:
     if isinstance(row, KillSwitch):
         row = replace(row, epoch=epoch)
-    if isinstance(row, Revocation) and row.kind in SHORT_LIVED:
-        stale = REVOCATIONS.c.kind.in_(SHORT_LIVED), REVOCATIONS.c.not_before < row.not_before - FORGOTTEN_AFTER_S
-        connection.execute(delete(REVOCATIONS).where(*stale))
+    if isinstance(row, Revocation):
+        connection.execute(delete(REVOCATIONS).where(REVOCATIONS.c.over_at <= row.not_before - MARGIN_S))
     if not isinstance(row, ServerVersion):
         connection.execute(_PUT[type(row)], columns(row, TABLES[type(row)]))
         return

@@ -240,6 +240,7 @@ class RevocationRow(Base, table=True):
     kind: str = Field(primary_key=True)
     selector: str = Field(primary_key=True)
     not_before: float
+    over_at: float | None
 
 
 class PolicyBundleRow(Base, table=True):

@@ -47,9 +47,7 @@ _TOLD = frozenset({Verb.ROOTS_CHANGED, Verb.PROGRESS})
 class Framed:
     """Sends calls over such connections; what `holding` and `task_ids` are for, and None, says `Common`."""
 
-    def __init__(
-        self, limits: LimitsSection, holding: Holding | None = None, task_ids: TaskIds | None = None
-    ) -> None:
+    def __init__(self, limits: LimitsSection, holding: Holding | None = None, task_ids: TaskIds | None = None) -> None:
         self._limits = limits
         self._holding = holding
         self._farewells = Farewells()
@@ -88,10 +86,7 @@ class Framed:
             return await self._listen(live, judged, gate)
         await self._want_log(live, judged, gate)
         modern = live.greeting.modern
-        if modern:
-            action = addressed(judged) if action.tasks else action
-        else:
-            action = without_responses(action)
+        action = addressed(judged) if modern else without_responses(action)
         listens_as = action.forwarded.get("#id") if action.verb is Verb.LISTEN else None
         asked = Asked(
             action.verb,

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from mcpgw.config import LimitsSection
+from mcpgw.dialling import connected, first_connected, tls_context
 from mcpgw.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable, UsageError
 from mcpgw.ports import Gate
 from mcpgw.upstream.health import TRIAL_S, Health
@@ -256,16 +257,15 @@ class HttpClient:
         return connection
 
     async def _tls(self) -> ssl.SSLContext:
-        # Building one costs 25 ms of CPU: once, and not on the loop.
         if self._context is None:
-            self._context = asyncio.ensure_future(asyncio.to_thread(_context))
+            self._context = asyncio.ensure_future(asyncio.to_thread(tls_context))
         return await asyncio.shield(self._context)
 
     async def _dial(self, url: Url) -> socket.socket:
         """Return a socket connected to an address that has been vetted, so that no second lookup can replace it."""
         loop = asyncio.get_running_loop()
         if url.socket_path is not None:
-            return await _connected(socket.AF_UNIX, url.socket_path)
+            return await connected(socket.AF_UNIX, url.socket_path)
         found = await loop.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
         allowed = [(family, address) for family, _, _, _, address in found if self._allow_address(str(address[0]))]
         if not allowed:
@@ -273,15 +273,7 @@ class HttpClient:
                 f"`{url.host}` has no address that may be connected to",
                 fix="list its network in registry.allow_networks, if it is meant to be private",
             )
-        until = loop.time() + self._limits.connect_s
-        failure: OSError = TimeoutError()
-        for left, (family, address) in zip(range(len(allowed), 0, -1), allowed, strict=True):
-            try:
-                async with asyncio.timeout((until - loop.time()) / left):
-                    return await _connected(family, address)
-            except OSError as error:
-                failure = error
-        raise failure
+        return await first_connected(allowed, self._limits.connect_s)
 
     async def _establish(self, url: Url, sock: socket.socket, context: ssl.SSLContext | None) -> Connection:
         name = "the relayed worker" if url.socket_path else "the upstream"  # its address is not the caller's business
@@ -304,26 +296,6 @@ class HttpClient:
                 sock.close()
         self._live.add(connection)
         return connection
-
-
-async def _connected(family: int, address: object) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    connected = False
-    try:
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, address)  # type: ignore[arg-type]  # as the family has it
-        connected = True
-    finally:
-        if not connected:
-            sock.close()
-    return sock
-
-
-def _context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 def _request(method: bytes, url: Url, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bytes:

@@ -136,9 +136,7 @@ class LegacyForModern:
             sending.judged, stream.asked, session.info, suspend, partial(self._ears.overheard, session), before
         )
 
-    def _suspended(
-        self, sending: Sending, stream: LegacyStream, questions: Mapping[str, Question], asked: int
-    ) -> Part:
+    def _suspended(self, sending: Sending, stream: LegacyStream, questions: Mapping[str, Question], asked: int) -> Part:
         return self._holding.suspend(sending.judged, HeldCall(stream, questions, asked), upstream_status=200, era=ERA)
 
 

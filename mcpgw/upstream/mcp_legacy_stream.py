@@ -62,9 +62,7 @@ class LegacyStream:
         self.telling = telling or AsItIs(asked, relays=not channel.sending.own)
         self._channel = channel
         self._response = response
-        self._limits = limits
-        self._on_list_changed = common.on_list_changed
-        self._farewells = common.farewells
+        self._common = common
         self._idle_s = limits.stream_s if quiet else limits.stream_idle_s
         self._until = asyncio.get_running_loop().time() + limits.stream_s
         self._last_id: bytes | None = None
@@ -84,7 +82,7 @@ class LegacyStream:
     def go_on(self, channel: Channel, telling: Telling) -> None:
         """Read on in the name of another call."""
         self._channel, self.telling = channel, telling
-        self._until = asyncio.get_running_loop().time() + self._limits.stream_s
+        self._until = asyncio.get_running_loop().time() + self._common.limits.stream_s
 
     async def aclose(self, reason: BaseException | None) -> None:
         """Let go. The server is told that nobody waits, unless it has answered, or the call may write no more."""
@@ -93,7 +91,7 @@ class LegacyStream:
 
     def abandon(self) -> None:
         """Let go of a stream that no call stands behind any more; the server is told, whatever ended the call."""
-        self._farewells.let_go(self._abandoned())
+        self._common.farewells.let_go(self._abandoned())
 
     async def _abandoned(self) -> None:
         await self._close()
@@ -107,7 +105,7 @@ class LegacyStream:
         if not self._answered:
             self._answered = True
             channel, own_id = self._channel, self.asked.id
-            self._farewells.say(lambda gate: channel.cancel(own_id, gate), gate, reason)
+            self._common.farewells.say(lambda gate: channel.cancel(own_id, gate), gate, reason)
 
     async def _read(self) -> AsyncGenerator[Part, None]:
         while True:
@@ -137,7 +135,7 @@ class LegacyStream:
     async def _segment(self) -> AsyncGenerator[Part, None]:
         """Yield what the current response holds, up to the answer or its end."""
         now, response = asyncio.get_running_loop().time, self._response
-        splitter = SseSplitter(self._limits.result_bytes)
+        splitter = SseSplitter(self._common.limits.result_bytes)
         async with aclosing(cast(AsyncGenerator[bytes, None], response.chunks(self._idle_s))) as chunks:
             async for chunk in chunks:
                 if now() >= self._until:
@@ -163,7 +161,7 @@ class LegacyStream:
             return ALIVE
         message = self.asked.read(event.data)
         if message.method is not None:
-            tell(self._on_list_changed, self.asked.server, message)
+            tell(self._common.on_list_changed, self.asked.server, message)
             return self.telling.heard(message)
         if self.asked.verb is Verb.STREAM:
             return None  # there no answer is due

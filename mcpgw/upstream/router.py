@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
 from mcpgw.domain import (
     OWN_UNTIL_CONNECTED,
     OWN_VERBS,
+    Action,
     AuthMode,
     Judged,
     Part,
@@ -69,7 +70,7 @@ class Router:
         action, version = permit.judged.action, permit.judged.version
         if action.route is Route.LLM:
             return await self._llm.send(permit, credential, sending)
-        if version is None or (action.verb in _own_of(version) and action.route is not Route.SYSTEM):
+        if version is None or (action.verb in OWN_UNTIL_CONNECTED and _is_own(action, version)):
             return await self._own.send(permit, credential, sending)
         server = self._servers[version.transport]
         if action.verb in _ADDED_TO and action.route is not Route.SYSTEM:
@@ -94,8 +95,11 @@ class Router:
         return self._streams.open(judged, inner)
 
 
-def _own_of(version: ServerVersion) -> Collection[Verb]:
-    return OWN_UNTIL_CONNECTED if version.auth is not None and version.auth.mode is AuthMode.USER else OWN_VERBS
+def _is_own(action: Action, version: ServerVersion) -> bool:
+    """Whether the gateway answers this itself; the server is asked it by the gateway alone."""
+    if action.route is Route.SYSTEM:
+        return False
+    return action.verb in OWN_VERBS or (version.auth is not None and version.auth.mode is AuthMode.USER)
 
 
 class _Handshake:

@@ -171,6 +171,7 @@ class AuthorizationServer:
                 authorizations=self.authorizations,
                 requests=self._pushed,
                 log=self.log,
+                clock=self._clock,
             ),
         )
 

@@ -65,6 +65,7 @@ class Connecting:
                 registrations=self.registrations,
                 requests=credentials.requests,
                 connections=credentials.connections,
+                disconnections=credentials.disconnections,
             )
         )
 

@@ -10,6 +10,7 @@ from mcpgw.auth.secrets import SecretsService
 from mcpgw.auth.server.forms import Forms
 from mcpgw.auth.upstream.assertion import Assertions, SignedAssertion
 from mcpgw.auth.upstream.configured import ConfiguredHeaders
+from mcpgw.auth.upstream.disconnect import Disconnections
 from mcpgw.auth.upstream.discovery import Discovery
 from mcpgw.auth.upstream.endings import Endings
 from mcpgw.auth.upstream.exchange import Exchanged, ProvidedTokens
@@ -77,6 +78,10 @@ class Credentials:
     @cached_property
     def connections(self) -> Connections:
         return Connections(self.vault, self._clock)
+
+    @cached_property
+    def disconnections(self) -> Disconnections:
+        return Disconnections(self.connections, self.requests, self.discovery, self._identity.log)
 
     @cached_property
     def forms(self) -> Forms:

@@ -12,7 +12,7 @@ from mcpgw.auth.challenge import Challenges
 from mcpgw.auth.clients import ClientsService
 from mcpgw.auth.endpoints import Endpoints
 from mcpgw.auth.fetch import Fetcher
-from mcpgw.auth.holders import refusal_at
+from mcpgw.auth.holders import expired_at, refusal_of
 from mcpgw.auth.issuers import Issuers
 from mcpgw.auth.principals import PrincipalsService
 from mcpgw.auth.server.grants import Grants, Lifetimes
@@ -93,9 +93,13 @@ class Identity:
         return configured_issuers(self._settings, self._clock)
 
     def refusal_of(self, who: Principal) -> Unauthenticated | None:
-        """Return why a call that runs may not go on, or None."""
-        refusal = refusal_at(self._clock.time(), who, self._worlds.current.identities)
-        return refusal if refusal is not None or self.issuers is None else self.issuers.refusal_of(who)
+        """Return why a call that runs may not go on in the current world, or None."""
+        return self.expired(who) or refusal_of(who, self._worlds.current.identities)
+
+    def expired(self, who: Principal) -> Unauthenticated | None:
+        """Return why a call that runs may not go on because time has passed, or None."""
+        ended = expired_at(self._clock.time(), who, self._worlds.current.identities)
+        return ended if ended is not None or self.issuers is None else self.issuers.refusal_of(who)
 
     @cached_property
     def challenges(self) -> Challenges:
@@ -171,8 +175,9 @@ class Identity:
         self.signing.refresh(self._clock.time())
 
     async def sweep(self) -> None:
-        """Remove expired records; for one worker of all."""
+        """Remove expired records, and tokens that nobody may use any more; for one worker of all."""
         await self._records.sweep()
+        await self.credentials.endings.sweep(self._worlds.current.state)
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -277,6 +277,7 @@ class Worker:
             principals=self.identity.principals,
             grants=GrantsService(self.identity.grants, self.worlds, [self.identity.people.consents.forget]),
             secrets=self.identity.credentials.secrets,
+            connections=self.identity.credentials.disconnections,
             signing=SigningService(self.settings.data_dir, self.published, self.worlds, self.clock),
             audit=AuditReader(self.places.audit, self.settings.data_dir / "audit-index.db"),
             status=WorkerStatus(
@@ -309,6 +310,8 @@ class Worker:
     async def _probe(
         self, slug: str, endpoint: str, transport: Transport, auth: UpstreamAuth | None, by: str
     ) -> Probe:
+        if transport in (Transport.HTTP, Transport.SSE) and slug not in endpoints(self.settings.registry):
+            await self.identity.fetcher.vet(endpoint)
         try:
             return Probe(*await self.prober.candidate(slug, endpoint, transport, auth, by))
         finally:
@@ -355,7 +358,7 @@ class Worker:
         return made
 
     def _each_second(self) -> None:
-        self.board.cut_ended(self.identity.refusal_of)  # of those that have expired
+        self.board.cut_ended(self.identity.expired)
         self.board.shelf.sweep()
         self.upstreams.sweep()
         self.journal.flush()

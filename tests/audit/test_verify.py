@@ -569,3 +569,17 @@ async def test_every_scope_is_matched_from_what_the_record_says(
 def test_the_public_key_is_named_by_its_hash(copy: Path) -> None:
     assert PublicKey.load(copy / "audit").key_id == a_signer(copy).key_id
     assert logs.names(copy / "audit") == ["admin", "w0", "w1"]
+
+
+@pytest.mark.requirement("audit:kill-proof", "principals:actors")
+async def test_an_intent_of_one_who_acts_for_another_is_forbidden_by_a_switch_on_either(
+    tmp_path: Path, clock: SetClock
+) -> None:
+    on_the_agent = replace(SWITCH, scope=Scope.PRINCIPAL, selector="mcpgw|bot")
+    journal, keeper, _ = await killed(tmp_path, clock, on_the_agent)
+    for actors in (("mcpgw|other",), ("mcpgw|first", "mcpgw|bot")):
+        await call(journal, clock, replace(AGENT, actors=actors), name="read", epoch=20)
+    report = verify(tmp_path / "audit", kill="kill-1")
+    assert [(finding.log, "forbids" in finding.what) for finding in report.findings] == [("w0", True)]
+    journal.close()
+    keeper.close()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 from types import MappingProxyType
 
+import msgspec
 import pytest
 
 from mcpgw.auth.broker import Broker
 from mcpgw.auth.upstream.configured import ConfiguredHeaders
-from mcpgw.auth.upstream.static import References
-from mcpgw.auth.vault import Vault
+from mcpgw.auth.upstream.static import Named, References
+from mcpgw.auth.vault import NEVER, SECRET, Vault
 from mcpgw.auth.vault_keys import VaultKeys
 from mcpgw.config import LlmSection, Provider, RegistrySection, Settings
 from mcpgw.domain import (
@@ -27,7 +28,7 @@ from mcpgw.domain import (
     Verb,
     VersionStatus,
 )
-from mcpgw.errors import UsageError
+from mcpgw.errors import Unavailable, UsageError
 from mcpgw.http_section import HttpServer
 from mcpgw.openapi_section import OpenApiServer
 from mcpgw.store.records import MemoryRecords
@@ -60,9 +61,12 @@ def judged(server: str, endpoint: str | None = URL, route: Route = Route.MCP) ->
     )
 
 
-def configured_broker(settings: Settings) -> Broker:
-    vault = Vault(MemoryRecords(SettableClock()), VaultKeys(text=base64.b64encode(bytes(32)).decode()))
-    return Broker(ConfiguredHeaders(settings, References(vault)), {})
+def a_vault() -> Vault:
+    return Vault(MemoryRecords(SettableClock()), VaultKeys(text=base64.b64encode(bytes(32)).decode()))
+
+
+def configured_broker(settings: Settings, vault: Vault | None = None) -> Broker:
+    return Broker(ConfiguredHeaders(settings, References(vault or a_vault())), {})
 
 
 def configured(**headers: str) -> Settings:
@@ -146,3 +150,21 @@ def test_headers_that_would_break_or_leak_are_refused_at_start(
         configured_broker(configured(**{name: value}))
     assert "in-the-file" not in str(refusal.value)
     assert "hidden" not in str(refusal.value)
+
+
+@pytest.mark.requirement("auth:broker", "broker:static")
+async def test_what_the_operator_refers_to_in_the_vault_is_read_there_when_it_is_needed() -> None:
+    vault = a_vault()
+    settings = Settings(
+        registry=RegistrySection(http=(HttpServer(name="tools", url=URL, headers={"Authorization": "vault:tools"}),)),
+        llm=LlmSection(providers=(Provider(name="one", base_url="https://one.example/v1", api_key="vault:one"),)),
+    )
+    broker = configured_broker(settings, vault)
+    with pytest.raises(Unavailable):
+        await broker.credential_for(judged("tools"))
+    for name, value in (("tools", "Basic abc"), ("one", "sk-1")):
+        await vault.put(SECRET, name, "gateway", msgspec.json.encode(Named(value, ("https://x.example",))), NEVER)
+    assert await broker.credential_for(judged("tools")) == {"authorization": "Basic abc"}
+    assert await broker.credential_for(judged("one", None, Route.LLM)) == {"authorization": "Bearer sk-1"}
+    for server, endpoint in (("tools", URL + "/other"), ("other", URL), ("tools", None), ("one", "one")):
+        assert await broker.credential_for(judged(server, endpoint)) == {}

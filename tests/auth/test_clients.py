@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from mcpgw.auth import keys
-from mcpgw.domain import ClientTerms
-from mcpgw.errors import InvalidParams
+from mcpgw.domain import SYSTEM, ClientTerms
+from mcpgw.errors import Conflict, InvalidParams
 from tests.auth.office import ADMIN, WRITER, Office
 from tests.auth.parts import Identity
 
@@ -87,3 +87,16 @@ async def test_terms_that_do_not_fit_together_are_refused(office: Office, change
     with pytest.raises(InvalidParams):
         await office.clients.create(ADMIN, "ci", **who, terms=terms)
     assert office.clients.list() == []
+
+
+@pytest.mark.requirement("principals:last-admin")
+async def test_a_client_that_cannot_write_keys_for_itself_is_no_last_administrator(office: Office) -> None:
+    root = await office.keys.create(SYSTEM, "root", {"admin"})
+    narrow = ClientTerms(scopes=frozenset({"audit:read"}))
+    of_users = ClientTerms(grants=CODE, redirect_uris=HOME)
+    await office.clients.create(ADMIN, "narrow", "narrow", {"admin"}, terms=narrow)
+    await office.clients.create(ADMIN, "of-users", "of-users", {"admin"}, terms=of_users)
+    with pytest.raises(Conflict, match="last credential"):
+        await office.keys.revoke(ADMIN, root["id"], "x")
+    await office.clients.create(ADMIN, "ops", "ops", {"admin"})
+    await office.keys.revoke(ADMIN, root["id"], "the client is left")

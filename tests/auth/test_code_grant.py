@@ -10,6 +10,8 @@ from typing import Any
 import anyio
 import pytest
 
+from mcpgw.auth.server.grants import MAX_PER_CLIENT
+from mcpgw.auth.server.pushed import MAX_BYTES, MAX_PER_MINUTE
 from mcpgw.domain import AuthorizationRequest, Revocation, Team
 from mcpgw.errors import PageError, RedirectError
 from tests.auth.authorization_server import (
@@ -262,6 +264,17 @@ async def test_a_user_takes_back_one_authorization_and_keeps_the_others(server: 
     assert not server.counts(other["access_token"])
 
 
+@pytest.mark.requirement("as:grant-ends")
+async def test_a_client_that_asks_again_and_again_keeps_so_many_authorizations(server: Server) -> None:
+    answers = []
+    for _ in range(MAX_PER_CLIENT + 2):
+        answers.append(await server.tokens())
+        server.clock.now += 1
+    counts = [server.counts(answer["access_token"]) for answer in answers]
+    assert counts == [False, False, *[True] * MAX_PER_CLIENT]
+    assert len(await server.identity.grants.of("account-ann")) == MAX_PER_CLIENT
+
+
 @pytest.mark.requirement("as:authorize")
 @pytest.mark.parametrize(
     "changed",
@@ -396,6 +409,17 @@ async def test_a_request_that_was_pushed_is_the_one_that_is_asked(server: Server
     server.clock.now += 90
     with pytest.raises(PageError):
         await server.server.authorizations.check(asked)
+
+
+@pytest.mark.requirement("as:par")
+async def test_nobody_fills_the_store_with_requests(server: Server) -> None:
+    query = server.query(Proof.new())
+    assert await server.refused({**query, "pad": "x" * MAX_BYTES}, at="par") == (413, "invalid_request")
+    for _ in range(MAX_PER_MINUTE):
+        assert (await server.ask(query, at="par"))[0] == 201
+    assert await server.refused(query, at="par") == (429, "temporarily_unavailable")
+    server.clock.now += 60
+    assert (await server.ask(query, at="par"))[0] == 201
 
 
 @pytest.mark.requirement("as:par")

@@ -16,12 +16,13 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 
 from mcpgw.auth.upstream.assertion import TYPE
-from mcpgw.auth.vault import SECRET, UPSTREAM
-from mcpgw.domain import AuthMode, Judged, Principal, Route, UpstreamAuth, Verb
+from mcpgw.auth.upstream.exchange import Provided
+from mcpgw.auth.vault import NEVER, SECRET, UPSTREAM
+from mcpgw.domain import SYSTEM, AuthMode, Judged, Principal, Route, UpstreamAuth, Verb
 from mcpgw.errors import GatewayError, Unavailable, UpstreamUnreachable
 from tests.auth import upstreams
 from tests.auth.parts import START, SettableClock
-from tests.auth.upstreams import ALICE, BOB, Authority, Parts, judged, worker
+from tests.auth.upstreams import ALICE, BOB, Authority, Parts, account, judged, worker
 
 MACHINE, EXCHANGE, ID_JAG = AuthMode.CLIENT_CREDENTIALS, AuthMode.TOKEN_EXCHANGE, AuthMode.ID_JAG
 
@@ -107,6 +108,27 @@ async def test_whoever_differs_in_anything_that_the_token_says_gets_another(
     one = await token(parts, judged(endpoint, auth, ALICE))
     two = await token(parts, judged(endpoint, auth, replace(ALICE, **other)))
     assert one != two
+
+
+@pytest.mark.requirement("broker:exchange")
+@pytest.mark.parametrize("mode", [EXCHANGE, ID_JAG])
+async def test_what_the_identity_provider_gave_at_the_sign_in_stands_for_a_caller(
+    authority: Authority, parts: Parts, mode: AuthMode
+) -> None:
+    auth, endpoint = authority.auth(mode, subject="identity_provider"), authority.resource("notes")
+    for who in (ALICE, BOB):
+        given = Provided(issuer=authority.issuer, id_token=authority.id_token(f"{who.subject}@idp"))
+        await parts.provided.keep(account(who), given, NEVER)
+    found = [await token(parts, judged(endpoint, auth, who)) for who in (ALICE, BOB)]
+    issued = authority.about("issued")
+    assert [issued[one]["sub"] for one in found] == ["alice@idp", "bob@idp"]
+    assert {one["resource"] for one in issued.values()} == {endpoint}
+    # The gateway itself asks a server for its tools in the name of whoever published the version.
+    own = judged(endpoint, auth, SYSTEM, route=Route.SYSTEM)
+    assert own.version is not None
+    own = replace(own, version=replace(own.version, published_by=ALICE.selector))
+    asked_with = await token(parts, own)
+    assert authority.about("issued")[asked_with]["sub"] == "alice@idp"
 
 
 @pytest.mark.requirement("broker:exchange")

@@ -9,15 +9,21 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from mcpgw import dialling
 from mcpgw.auth import fetch as module
-from mcpgw.auth.fetch import AT_ONCE_PER_HOST, Fetcher, Place, Request, json_object
-from mcpgw.auth.web_url import WebUrl
+from mcpgw.auth.fetch import AT_ONCE_PER_HOST, Fetcher, Request, json_object
+from mcpgw.auth.web_url import DEFAULT_PORTS, WebUrl
+from mcpgw.dialling import Place
 from mcpgw.errors import FetchFailed, FetchRefused, GatewayError
 from tests.auth.urls import ALLOWED, DENIED, PUBLIC_V4, Row
 from tests.fixtures.authority import Authority
@@ -36,7 +42,7 @@ class Dialled:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.addresses: list[str] = []
-        monkeypatch.setattr(module, "connect", self.connect)
+        monkeypatch.setattr(dialling, "connected", self.connect)
 
     async def connect(self, family: int, address: tuple[object, ...]) -> socket.socket:
         self.addresses.append(str(address[0]))
@@ -97,6 +103,76 @@ def test_a_check_refuses_what_the_url_alone_tells(row: Row) -> None:
         return
     with pytest.raises(FetchRefused):
         stub(("127.0.0.1",)).check(url)
+
+
+def spellings(address: IPv4Address) -> st.SearchStrategy[str]:
+    """The ways to write an IPv4 address that the WHATWG URL Standard knows (§3.5)."""
+    value = int(address)
+
+    def cut(parts: int) -> list[int]:
+        firsts = [value >> (24 - 8 * place) & 255 for place in range(parts - 1)]
+        return [*firsts, value & (256 ** (5 - parts) - 1)]
+
+    def number(part: int) -> st.SearchStrategy[str]:
+        return st.sampled_from([str(part), hex(part), hex(part).upper(), f"0{part:o}", f"00{part:o}", f"0x00{part:x}"])
+
+    def wide(text: str) -> str:
+        return "".join(chr(ord(c) + 0xFEE0) if c.isalnum() else "。" for c in text)
+
+    written = st.integers(1, 4).flatmap(lambda parts: st.tuples(*map(number, cut(parts)))).map(".".join)
+    return st.tuples(written, st.sampled_from([str, lambda t: t + ".", wide, lambda t: f"%{ord(t[0]):x}{t[1:]}"])).map(
+        lambda pair: pair[1](pair[0])
+    )
+
+
+@pytest.mark.requirement("fetch:denied")
+@given(st.integers(0, 2**32 - 1).map(IPv4Address).flatmap(lambda a: st.tuples(st.just(a), spellings(a))))
+@settings(max_examples=300, deadline=None)
+def test_every_spelling_of_an_address_is_that_address(spelled: tuple[IPv4Address, str]) -> None:
+    address, text = spelled
+    assert WebUrl.parse(f"https://{text}/").host == str(address)
+
+
+@pytest.mark.requirement("fetch:denied")
+@given(
+    st.one_of(st.text(), st.text().map(lambda host: f"https://{host}/"), st.from_regex(r"https?://[^/]*(:[0-9]+)?/.*"))
+)
+@settings(max_examples=500, deadline=None)
+def test_a_url_has_one_reading_or_none(text: str) -> None:
+    try:
+        url = WebUrl.parse(text)
+    except FetchRefused:
+        return
+    assert WebUrl.parse(str(url)) == url
+    again = urlsplit(str(url))
+    assert (again.scheme, again.hostname, again.port or DEFAULT_PORTS[url.scheme]) == (url.scheme, url.host, url.port)
+    assert str(url).isascii() and str(url).isprintable()
+
+
+@pytest.mark.requirement("fetch:denied")
+@pytest.mark.parametrize("row", DENIED, ids=[ascii(url)[:60] + " ".join(answer) for url, answer in DENIED])
+async def test_what_others_connect_to_is_vetted_by_its_addresses_too(row: Row, dialled: Dialled) -> None:
+    url, answer = row
+    with pytest.raises(FetchRefused):
+        await stub(answer or ("127.0.0.1",)).vet(url)
+    assert dialled.addresses == []
+
+
+@pytest.mark.requirement("fetch:plain")
+async def test_a_name_on_the_public_internet_is_not_for_http_however_much_is_listed() -> None:
+    fetcher = Fetcher(("10.0.0.0/8",), allow_loopback=True, resolve=resolving([PUBLIC_V4]))
+    fetcher.check("http://name.example/")
+    with pytest.raises(FetchRefused, match="over http"):
+        await fetcher.vet("http://name.example/")
+    await fetcher.vet("https://name.example/")
+
+
+async def test_a_name_without_an_address_is_for_those_who_connect_to_report() -> None:
+    async def nobody(host: str, port: int) -> Sequence[Place]:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    await Fetcher((), allow_loopback=False, resolve=nobody).vet("https://name.example/")
+    await Fetcher((), allow_loopback=False, resolve=resolving([])).vet("https://name.example/")
 
 
 @pytest.mark.requirement("fetch:rebinding")
@@ -220,7 +296,20 @@ async def test_an_error_answer_keeps_its_status_and_its_body_only_where_it_is_of
 
 
 @pytest.mark.requirement("fetch:answer")
-@pytest.mark.parametrize("body", [b"[]", b"", b'{"a": 1, "a": 2}', b'{"a": NaN}', b"\xff{}", b"[" * 60_000, b"{} x"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b"",
+        b'{"a": 1, "a": 2}',
+        b'{"a": NaN}',
+        b"\xff{}",
+        b"[" * 60_000,
+        b"{} x",
+        b'{"a": 1e400}',
+        b'{"a": "\\ud800"}',
+    ],
+)
 async def test_a_body_that_parsers_read_in_two_ways_is_no_object(body: bytes) -> None:
     async with serving(lambda _: ok(body)) as (base, _):
         response = await local().fetch(Request(base))

@@ -165,6 +165,8 @@ async def test_a_user_at_first_sight_gets_an_account_only_where_that_is_configur
         assert account.id == who.account
         again = (await server.ask(bearing(provider, jti="another"), US))[2]
         assert server.who(again["access_token"]).account == account.id
+        odd = bearing(provider, jti="odd", sub="a name with blanks")
+        assert await server.refused(odd, US) == (400, "invalid_grant")
 
 
 @pytest.mark.requirement("as:id-jag")

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as settings_of
+from hypothesis import strategies as st
 
 from mcpgw.auth.access_tokens import AccessTokens
 from mcpgw.auth.claims import Reading
@@ -25,7 +28,7 @@ from mcpgw.errors import FetchFailed, GatewayError, Unauthenticated, Unavailable
 from mcpgw.issuer_section import IssuerSection
 from mcpgw.ports import World
 from tests.auth.parts import BASE, PEPPER, START, SettableClock, outcome, world, world_of
-from tests.auth.provider import CLIENT_SECRET, Provider, key_of, public, serving
+from tests.auth.provider import CLIENT_SECRET, Provider, b64, key_of, public, serving
 
 MCP = "/mcp"
 AUDIENCE = f"{BASE}/mcp"
@@ -116,11 +119,12 @@ async def test_an_issuer_is_discovered_by_either_kind_of_metadata(
     trusting = Trusting.of(signing, section(provider))
     await trusting.who(good(provider, trusting))
     openid = stack.enter_context(serving(Provider(path=path)))
-    openid.answers[f"/.well-known/oauth-authorization-server{path}"] = (404, b"{}")
     metadata = {"issuer": openid.issuer, "jwks_uri": f"{openid.base}/jwks"}
     openid.answers[f"{path}/.well-known/openid-configuration"] = (200, json.dumps(metadata).encode())
-    trusting = Trusting.of(signing, section(openid))
-    await trusting.who(good(openid, trusting))
+    for other in ((404, b"{}"), (200, b"<html>"), (200, b'{"issuer": "https://other.example"}')):
+        openid.answers[f"/.well-known/oauth-authorization-server{path}"] = other
+        trusting = Trusting.of(signing, section(openid))
+        await trusting.who(good(openid, trusting))
 
 
 @pytest.mark.requirement("issuer:metadata")
@@ -141,6 +145,15 @@ async def test_a_token_that_is_known_waits_for_nothing(provider: Provider, trust
     for now in (world(), world(epoch=2)):
         assert outcome(trusting.verifier.verify(Presented(scheme="bearer", token=token), MCP, now)) == who
     assert provider.asked["/jwks"] == 1
+
+
+@pytest.mark.requirement("token:table")
+async def test_two_tokens_that_begin_alike_are_two_tokens(provider: Provider, trusting: Trusting) -> None:
+    first, second = (good(provider, trusting, z_last=name, sub="alice" if name == "a" else "alicf") for name in "ab")
+    alike = next(place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
+    assert alike > 128
+    assert [(await trusting.who(token)).subject for token in (first, second, first)] == ["alice", "alicf", "alice"]
+    await trusting.refused(first[:alike] + second[alike:].rpartition(".")[0] + "." + first.rpartition(".")[2])
 
 
 # Keys
@@ -412,6 +425,21 @@ def test_a_chain_that_is_none_is_refused(act: Any) -> None:
 
 
 @pytest.mark.requirement("token:actors")
+async def test_who_acts_for_an_administrator_administers_nothing(provider: Provider, signing: SigningKeys) -> None:
+    trusting = Trusting.of(signing, section(provider, role_claim="role", role_map={"a": ["admin"]}))
+    claims = {"aud": f"{BASE}/admin/v1", "scope": "keys:write", "role": "a"}
+    resource, known = (
+        "/admin/v1",
+        world_of(State(epoch=2, accounts=(an_account(provider, roles=frozenset({"admin"})),))),
+    )
+    for now in (world(), known):
+        himself = await trusting.who(good(provider, trusting, **claims), resource, now)
+        assert himself.scopes == {"keys:write"}
+        another = await trusting.who(good(provider, trusting, **claims, act={"sub": "agent-1"}), resource, now)
+        assert another.scopes == frozenset()
+
+
+@pytest.mark.requirement("token:actors")
 def test_a_chain_is_bounded() -> None:
     def chain(length: int) -> dict[str, Any]:
         return {"sub": "a", **({"act": chain(length - 1)} if length > 1 else {})}
@@ -583,12 +611,16 @@ async def test_a_made_up_token_costs_the_issuer_one_request(provider: Provider, 
     [(503, b"{}"), (401, b'{"error": "invalid_client"}'), (200, b"[]"), (200, b'{"active": 1, "active": true}')],
 )
 async def test_an_issuer_that_does_not_answer_says_nothing_of_a_token(
-    answer: tuple[int, bytes], provider: Provider, asking: Trusting
+    answer: tuple[int, bytes], provider: Provider, asking: Trusting, caplog: pytest.LogCaptureFixture
 ) -> None:
     provider.answers["/introspect"] = answer
-    with pytest.raises(Unavailable) as refusal:
-        await asking.who("opaque-1")
-    assert CLIENT_SECRET not in str(refusal.value)
+    for token in ("opaque-1", "opaque-2"):
+        with pytest.raises(Unavailable) as refusal:
+            await asking.who(token)
+        assert CLIENT_SECRET not in str(refusal.value)
+    (said_once,) = [record.getMessage() for record in caplog.records]
+    assert provider.issuer in said_once
+    assert CLIENT_SECRET not in said_once
     provider.opaque["opaque-1"] = said(provider, asking)
     del provider.answers["/introspect"]
     await asking.who("opaque-1")
@@ -639,6 +671,10 @@ def test_an_issuer_that_cannot_be_is_refused(given: dict[str, Any]) -> None:
         {"issuer": "https://127.0.0.1"},
         {"issuer": "https://id.example", "jwks_uri": "https://10.0.0.1/keys"},
         {"issuer": "https://id.example", "audiences": {"api://x": "/oauth/token"}},
+        {"issuer": "https://id.example", "scope_map": {"x": ["mcp:use", "mcp:all"]}},
+        {"issuer": "https://id.example", "default_scopes": ["everything"]},
+        {"issuer": "https://id.example", "role_map": {"x": ["agent", "Ops Admin"]}},
+        {"issuer": "https://id.example", "default_roles": [""]},
     ],
 )
 def test_an_issuer_that_nobody_could_ask_is_refused_at_the_start(given: dict[str, Any]) -> None:
@@ -657,6 +693,14 @@ def test_one_issuer_is_configured_once_and_one_introspects() -> None:
     ):
         with pytest.raises(ValueError, match="issuer"):
             AuthSection.model_validate({"issuers": issuers})
+
+
+@pytest.mark.requirement("issuer:no-secrets")
+@given(st.one_of(st.text(), st.from_regex(r"e[\w-]*\.[\w-]*\.[\w-]*"), st.binary().map(lambda raw: b64(raw) + ".e30.")))
+@settings_of(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_no_text_is_anything_but_unauthenticated(trusting: Trusting, token: str) -> None:
+    with pytest.raises(Unauthenticated):
+        outcome(trusting.verifier.verify(Presented(scheme="bearer", token=token), MCP, world()))
 
 
 @pytest.mark.requirement("issuer:no-secrets")

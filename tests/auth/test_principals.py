@@ -56,7 +56,7 @@ async def test_an_account_is_created_shown_and_changed_and_each_change_is_noted(
     )
     note = await office.last_note()
     assert (note.action, note.before, note.after) == ("account.update", shown, changed)
-    assert office.principals.list() == [changed]
+    assert office.principals.list() == {"principals": [changed], "after": None}
     with pytest.raises(NotFound):
         office.principals.show("nobody")
     with pytest.raises(Conflict, match="has an account"):
@@ -141,6 +141,26 @@ async def test_id_creator_and_times_of_a_new_account_are_the_gateways_own(office
     made = await office.principals.create(ADMIN, Account(**_draft()))
     assert made["id"] != "chosen"
     assert (made["created_by"], made["created_at"], made["deactivated_at"]) == ("mcpgw|root", START, None)
+
+
+@pytest.mark.requirement("principals:accounts")
+async def test_accounts_are_listed_in_pages_and_found_by_each_of_their_names(office: Office) -> None:
+    made = [await office.account(f"user-{n}", team="blue" if n % 2 else "red") for n in range(5)]
+    eve = await office.account("user-0", issuer=PROVIDER)
+    order = sorted(account.id for account in (*made, eve))
+    seen: list[str] = []
+    after: str | None = None
+    while True:
+        page = office.principals.list(after=after, limit=2)
+        seen += [one["id"] for one in page["principals"]]
+        after = page["after"]
+        if after is None:
+            break
+    assert seen == order
+    assert {one["id"] for one in office.principals.list("user-0")["principals"]} == {made[0].id, eve.id}
+    for name in (eve.id, f"{PROVIDER}|user-0"):
+        assert [one["id"] for one in office.principals.list(name)["principals"]] == [eve.id]
+    assert len(office.principals.list(team="blue")["principals"]) == 2
 
 
 # What an account may do

@@ -240,6 +240,20 @@ async def test_one_address_registers_so_often_and_all_together_so_many(tmp_path:
 
 
 @pytest.mark.requirement("front:registration")
+@pytest.mark.parametrize(("scope", "kept"), [("mcp:use admin keys:write", "mcp:use"), ("admin", None), (None, None)])
+async def test_nobody_administers_through_a_client_that_made_itself(
+    tmp_path: Path, scope: str | None, kept: str | None
+) -> None:
+    async with registering(tmp_path) as (server, http):
+        made = (await http.post("/oauth/register", json=GOOD if scope is None else {**GOOD, "scope": scope})).json()
+        assert made.get("scope") == kept
+        asked = {**query(), "client_id": made["client_id"], "resource": f"{BASE}/admin/v1"}
+        answer = await http.get("/oauth/authorize", params=asked)
+        assert answer.status_code == 400
+        assert server.log.entries[-1].outcome == "invalid_scope"
+
+
+@pytest.mark.requirement("front:registration")
 async def test_registration_is_off_unless_it_is_configured(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
         app = Starlette(routes=server.identity.routes())

@@ -8,7 +8,7 @@ import pytest
 
 from mcpgw.auth import keys
 from mcpgw.auth.access_tokens import NewToken
-from mcpgw.auth.holders import refusal_at
+from mcpgw.auth.holders import expired_at
 from mcpgw.auth.service import KeysService
 from mcpgw.domain import SYSTEM, KeyLimits, Kind, Principal, Revocation, State
 from mcpgw.errors import Conflict, InsufficientScope, InvalidParams, NotFound
@@ -280,8 +280,8 @@ async def test_a_call_that_runs_on_the_old_key_ends_with_it(office: Office) -> N
     who = office.who(made["key"])
     await office.keys.rotate(ADMIN, made["id"], 60)
     identities = office.worlds.current.identities
-    assert refusal_at(START + 59, who, identities) is None
-    assert refusal_at(START + 60, who, identities) is not None
+    assert expired_at(START + 59, who, identities) is None
+    assert expired_at(START + 60, who, identities) is not None
 
 
 @pytest.mark.requirement("auth:key-life")

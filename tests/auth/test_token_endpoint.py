@@ -31,6 +31,8 @@ from tests.auth.authorization_server import (
     serving,
 )
 from tests.auth.parts import BASE, START, a_client, b64, encoded, world
+from tests.auth.provider import Provider
+from tests.auth.provider import serving as providing
 
 GRANT = {"grant_type": "client_credentials"}
 BOT, SECRET = a_client()
@@ -374,6 +376,33 @@ LIES = {
 async def test_an_assertion_with_a_lie_is_no_client(tmp_path: Path, lie: str) -> None:
     async with serving(tmp_path, KEYED) as server:
         assert await server.refused(asserting(LIES[lie]())) == (401, "invalid_client")
+
+
+@pytest.mark.requirement("as:client-assertion")
+async def test_keys_that_a_client_publishes_are_fetched_and_followed(tmp_path: Path) -> None:
+    with providing(Provider()) as site:
+        client = replace(KEYED, jwks=None, jwks_uri=f"{site.base}/jwks")
+        async with serving(tmp_path, client) as server:
+            for number in range(3):
+                form = asserting(site.token(good(jti=str(number)), typ=None))
+                assert (await server.ask(form))[0] == 200
+            assert site.asked["/jwks"] == 1
+            nameless = asserting(site.token(good(jti="a"), typ=None, kid=None))
+            assert await server.refused(nameless) == (401, "invalid_client")
+            site.rotate("key-2", number=1)
+            server.clock.now += 31
+            fresh = asserting(site.token(good(jti="b"), typ=None))
+            assert (await server.ask(fresh))[0] == 200
+            assert site.asked["/jwks"] == 2
+
+
+@pytest.mark.requirement("as:client-assertion")
+async def test_an_assertion_may_name_the_endpoint_that_it_is_sent_to(tmp_path: Path) -> None:
+    async with serving(tmp_path, KEYED) as server:
+        for endpoint, audience, status in (("revoke", "revoke", 200), ("introspect", "token", 200), ("par", "x", 401)):
+            proof = an_assertion(KEY, good(aud=f"{BASE}/oauth/{audience}", jti=endpoint), kid="k1")
+            form = {"client_assertion_type": ASSERTION_TYPE, "client_assertion": proof, "token": "x"}
+            assert (await server.ask(form, at=endpoint))[0] == status
 
 
 @pytest.mark.requirement("as:client-assertion")

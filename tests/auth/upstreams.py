@@ -20,9 +20,10 @@ from mcpgw.auth.signing import SigningKeys
 from mcpgw.auth.upstream.assertion import Assertions, SignedAssertion
 from mcpgw.auth.upstream.configured import ConfiguredHeaders
 from mcpgw.auth.upstream.discovery import Discovery
+from mcpgw.auth.upstream.endings import Endings
 from mcpgw.auth.upstream.exchange import Exchanged, ProvidedTokens
 from mcpgw.auth.upstream.machine import ClientCredentials
-from mcpgw.auth.upstream.requests import TokenRequests
+from mcpgw.auth.upstream.requests import BASIC, Client, TokenRequests
 from mcpgw.auth.upstream.static import Named, References, StaticHeaders
 from mcpgw.auth.upstream.tokens import Tokens
 from mcpgw.auth.vault import NEVER, Vault
@@ -31,6 +32,7 @@ from mcpgw.auth.vault_keys import VaultKeys
 from mcpgw.clock import SystemClock
 from mcpgw.config import Settings
 from mcpgw.domain import (
+    Account,
     Action,
     Arguments,
     AuthMode,
@@ -75,11 +77,15 @@ class Authority:
     def about(self, what: str) -> Any:
         return httpx2.get(f"{self.issuer}/about/{what}").json()
 
-    def void(self) -> None:
-        httpx2.post(f"{self.issuer}/void")
+    def void(self, name: str) -> None:
+        httpx2.post(f"{self.issuer}/void/{name}")
 
     def trust(self, signing: SigningKeys, issuer: str = BASE) -> None:
         httpx2.post(f"{self.issuer}/trust", json={"issuer": issuer, "jwks": signing.jwks()})
+
+    def id_token(self, name: str) -> str:
+        text: str = httpx2.get(f"{self.issuer}/id_token/{name}").json()
+        return text
 
     def resource(self, name: str) -> str:
         return f"{self.issuer}/mcp/{name}"
@@ -105,6 +111,7 @@ class Parts:
     vault: Vault
     signing: SigningKeys
     provided: ProvidedTokens
+    endings: Endings
 
     async def headers(self, judged: Judged) -> Mapping[str, str]:
         return await self.broker.credential_for(judged)
@@ -125,7 +132,8 @@ async def worker(directory: Path, clock: Clock | None = None) -> AsyncIterator[P
     tokens, references, known = Tokens(vault, records, clock), References(vault), Discovery(fetcher, clock)
     requests = TokenRequests(fetcher, known, signing, references, clock)
     assertions, provided = Assertions(signing, Endpoints(BASE), clock), ProvidedTokens(vault)
-    exchanged = Exchanged(tokens, requests, assertions, provided, known, lambda issuer: None)
+    at_provider = Client("gw-basic", BASIC, SECRET)
+    exchanged = Exchanged(tokens, requests, assertions, provided, known, lambda issuer: at_provider)
     broker = Broker(
         ConfiguredHeaders(settings, references),
         {
@@ -136,9 +144,11 @@ async def worker(directory: Path, clock: Clock | None = None) -> AsyncIterator[P
             AuthMode.ASSERTION: SignedAssertion(assertions, clock),
         },
     )
+    endings = Endings(vault, tokens, requests, known, leads=True)
     try:
-        yield Parts(broker, tokens, vault, signing, provided)
+        yield Parts(broker, tokens, vault, signing, provided, endings)
     finally:
+        await endings.close()
         await tokens.close()
         await store.close()
 
@@ -160,4 +170,17 @@ def judged(
         arguments=Arguments(),
         epoch=epoch,
         version=target,
+    )
+
+
+def account(who: Principal, **given: Any) -> Account:
+    return Account(
+        id=who.account or "",
+        issuer=who.issuer,
+        subject=who.subject,
+        kind=Kind.USER,
+        roles=frozenset({"agent"}),
+        created_by="mcpgw|root",
+        created_at=0.0,
+        **given,
     )

@@ -163,20 +163,32 @@ async def test_a_refusal_is_one_clear_error_and_json_when_asked(operator: Operat
 
 async def test_registry_policy_and_log_commands_send_what_was_typed(operator: Operator) -> None:
     await operator.runs("servers", "add", "files", "https://files.example/mcp", "--tag", "a", "--tag", "b")
-    await operator.runs("servers", "publish", "files", "1.0.0")
+    (operator.home / "auth.json").write_text('{"mode": "user"}')
+    await operator.runs("servers", "publish", "files", "1.0.0", "--auth", str(operator.home / "auth.json"))
+    await operator.runs("servers", "publish", "files", "--auth", '{"mode": "none"}')
     await operator.runs("servers", "approve", "files", "1.0.0", "--force")
     await operator.runs("policy", "activate", "ab" * 32)
     await operator.runs("policy", "rollback", "--reason", "wrong one")
     await operator.runs("audit", "checkpoint")
-    added = {"url": "https://files.example/mcp", "title": "", "tags": ["a", "b"], "trust": "untrusted"}
+    added = {"url": "https://files.example/mcp", "title": "", "tags": ["a", "b"], "trust": "untrusted", "auth": None}
     assert [(name, args[1:], given) for name, args, given in operator.gateway.noted.asked] == [
         ("add", ("files",), added),
-        ("publish", ("files",), {"version": "1.0.0", "url": None}),
+        ("publish", ("files",), {"version": "1.0.0", "url": None, "auth": {"mode": "user"}}),
+        ("publish", ("files",), {"version": None, "url": None, "auth": {"mode": "none"}}),
         ("approve", ("files", "1.0.0"), {"force": True}),
         ("activate", ("ab" * 32,), {"reason": None}),
         ("rollback", (), {"reason": "wrong one"}),
         ("checkpoint", (), {}),
     ]
+
+
+async def test_an_authorization_that_is_none_is_refused_before_anything_is_sent(operator: Operator) -> None:
+    for given in ("{", "[1]", str(operator.home / "no-such-file")):
+        refused = await operator.runs("servers", "publish", "files", "--auth", given, code=2)
+        assert "--auth" in refused.err or "no-such-file" in refused.err
+    refused = await operator.runs("keys", "rotate", "id", "--vault", code=2)
+    assert "--vault" in refused.err
+    assert operator.gateway.noted.asked == []
 
 
 @pytest.mark.requirement("cli:finds-gateway")

@@ -62,7 +62,7 @@ async def test_every_problem_is_named_with_file_key_and_fix(tmp_path: Path) -> N
         tree = {
             "data_dir": str(tmp_path / "mcpgw.yaml" / "data"),
             "server": {"port": port},
-            "auth": {"pepper": "env:NO_SUCH_PEPPER"},
+            "auth": {"pepper": "env:NO_SUCH_PEPPER", "roles": {"killer": ["kill:everything"]}},
             "registry": {
                 "stdio": [{"name": "gone", "command": ["no-such-program"], "cwd": "/no/such/directory"}],
                 "http": [{"name": "far", "url": "ftp://far", "headers": {"X-Key": "file:/no/such/file"}}],
@@ -78,6 +78,7 @@ async def test_every_problem_is_named_with_file_key_and_fix(tmp_path: Path) -> N
         "data_dir",
         "server.port",
         "auth.pepper",
+        "auth.roles",
         "registry.stdio.gone.cwd",
         "registry.stdio.gone.command",
         "registry.http.far.url",
@@ -88,6 +89,38 @@ async def test_every_problem_is_named_with_file_key_and_fix(tmp_path: Path) -> N
     assert all(p["problem"].startswith(config) and p["fix"] for p in found.values())
     assert f"127.0.0.1:{port}" in found["server.port"]["problem"]
     assert "bad.rego:3" in found["policies.bundle"]["problem"]
+
+
+@pytest.mark.requirement("cli:check-config", "issuer:config")
+@pytest.mark.parametrize(
+    ("issuer", "said"),
+    [
+        ({"issuer": "https://10.0.0.1"}, "may not be connected to"),
+        ({"issuer": "https://id.example", "audiences": {"api://x": "/nowhere"}}, "`/nowhere` is no endpoint"),
+        (
+            {
+                "issuer": "https://id.example",
+                "introspection": {
+                    "endpoint": "https://id.example/i",
+                    "client_id": "gateway",
+                    "client_secret": "env:NO_SUCH_SECRET",
+                },
+            },
+            "NO_SUCH_SECRET is not set",
+        ),
+    ],
+)
+async def test_an_issuer_that_cannot_be_trusted_is_a_problem(
+    tmp_path: Path, issuer: dict[str, object], said: str
+) -> None:
+    config = written(
+        tmp_path, {"data_dir": str(tmp_path / "data"), "server": {"port": 0}, "auth": {"issuers": [issuer]}}
+    )
+    ran = await mcpgw("check-config", "--config", config, "--json", cwd=tmp_path)
+    assert (ran.code, len(ran.json["problems"])) == (1, 1)
+    (problem,) = ran.json["problems"]
+    assert "`auth.issuers`" in problem["problem"]
+    assert said in problem["problem"]
 
 
 @pytest.mark.requirement("cli:check-config")

@@ -22,6 +22,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from mcpgw.cli.api import DEFAULT_DIR
 from mcpgw.cli.quickstart import commands
 from tests.cli.parts import ROOT, Ran, environment, mcpgw
+from tests.e2e.headless import Headless
 from tests.fixtures.processes import free_port
 
 KEYS = {"mcp_url", "base_url", "console_url", "agent_key", "admin_key", "sign_in", "server", "commands"}
@@ -190,6 +191,21 @@ async def test_run_again_it_goes_on_with_the_same_keys_and_state(tmp_path: Path)
         assert "--dir 'my data'" in second["commands"]["allowed"]
         refused = await pasted(second["commands"]["allowed"], tmp_path)
         assert (refused.code, "kill switch" in refused.err) == (1, True)
+
+
+@pytest.mark.requirement("front:first-admin")
+async def test_the_first_user_signs_in_with_the_password_that_was_shown_and_administers(tmp_path: Path) -> None:
+    async with quickstart(tmp_path, "--port", str(free_port())) as told:
+        browser = Headless(told["base_url"])
+        wrong = browser.sign_in(told["sign_in"]["name"], "wrong horse battery")
+        assert (wrong.status_code, browser.get("/admin/v1/keys").status_code) == (401, 401)
+        page = browser.sign_in(told["sign_in"]["name"], told["sign_in"]["password"])
+        assert (page.status_code, "<h1>admin</h1>" in page.text) == (200, True)
+        assert browser.get("/admin/v1/keys").status_code == 200
+        kept = (tmp_path / "mcpgw-data" / "state.db").read_bytes()
+        assert told["sign_in"]["password"].encode() not in kept and b"$argon2id$" in kept
+    async with quickstart(tmp_path, "--port", str(free_port())) as again:
+        assert again["sign_in"] == told["sign_in"]
 
 
 @pytest.mark.requirement("cli:port-in-use")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -16,6 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import anyio
 import anyio.to_thread
+import yaml
 from mcp import Client, StdioServerParameters
 from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
 from mcp.client.stdio import stdio_client
@@ -25,7 +27,7 @@ from pydantic import AnyUrl
 
 from tests import tools
 from tests.e2e.agents import Tokens
-from tests.harness import POLL_S, GatewayProcess
+from tests.harness import POLL_S, ROOT, GatewayProcess
 
 WITHIN_S = 20.0
 PASSWORD = "correct horse battery staple"
@@ -76,6 +78,15 @@ def callback() -> Iterator[Callback]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+GUIDE = ROOT / "docs" / "howto" / "plug-in-your-identity-provider.md"
+
+
+def shown(issuer: str) -> list[dict[str, Any]]:
+    """Return the section `auth` of each configuration that the guide shows, with this issuer for the one it names."""
+    text = GUIDE.read_text(encoding="utf-8").replace("https://id.example.com", issuer)
+    return [yaml.safe_load(block)["auth"] for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
 
 
 Person = Callable[[str], Awaitable[None]]

@@ -16,6 +16,7 @@ import pytest
 
 from tests import tools
 from tests.e2e.client import Answer, Client
+from tests.e2e.oauth_parts import shown
 from tests.fixtures.oidc_provider import OidcProvider, Resource, Settings, a_client, oidc_provider
 from tests.fixtures.processes import Running, running
 from tests.harness import ROOT, GatewayProcess, gateway, until
@@ -24,7 +25,7 @@ SECRET = "a-secret-of-the-robot-at-the-provider"
 CACHE_S = 2
 WORKERS = 2
 SETTINGS = Settings(
-    clients=[a_client("app"), a_client("robot", secret=SECRET), a_client("asker", secret=SECRET)],
+    clients=[a_client("app"), a_client("robot", secret=SECRET), a_client("mcpgw", secret=SECRET)],
     users={
         "ada": {"groups": ["engineering", "incidents"]},
         "eve": {"groups": ["sales"]},
@@ -73,16 +74,18 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcProvider]
 
 
 def an_issuer(provider: OidcProvider, **more: Any) -> dict[str, Any]:
-    """Return the configuration of the provider as an issuer, as the guide has it."""
-    return {
-        "issuer": provider.issuer,
-        "key_refetch_s": 1,
-        "role_claim": "groups",
-        "role_map": {"robots": ["agent", "robot"], "incidents": ["agent", "operator"]},
-        "team_claim": "groups",
-        "team_map": {"engineering": "engineering"},
-        **more,
-    }
+    """Return the configuration of the provider as the guide has it."""
+    *_, jwts, _ = shown(provider.issuer)
+    (section,) = jwts["issuers"]
+    return {**section, "key_refetch_s": 1, **more}
+
+
+def introspected(provider: OidcProvider) -> dict[str, Any]:
+    """Return the same for opaque tokens."""
+    *_, opaque = shown(provider.issuer)
+    (section,) = opaque["issuers"]
+    endpoint = f"{provider.issuer}/token/introspection"
+    return an_issuer(provider, introspection={**section["introspection"], "endpoint": endpoint, "cache_s": CACHE_S})
 
 
 @contextmanager
@@ -270,14 +273,8 @@ def test_what_a_withdrawn_key_has_signed_is_refused_once_that_is_known(
 def test_an_opaque_token_is_dead_within_the_cache_time_of_its_revocation(
     provider: OidcProvider, echo: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ASKER_SECRET", SECRET)
-    introspection = {
-        "endpoint": f"{provider.issuer}/token/introspection",
-        "client_id": "asker",
-        "client_secret": "env:ASKER_SECRET",
-        "cache_s": CACHE_S,
-    }
-    with gated(tmp_path, echo, an_issuer(provider, introspection=introspection)) as gate:
+    monkeypatch.setenv("INTROSPECTION_SECRET", SECRET)
+    with gated(tmp_path, echo, introspected(provider)) as gate:
         provider.change(resources={"*": Resource(format="opaque")})
         url = gate.server_url("echo")
         try:

@@ -18,10 +18,13 @@ from tests.auth.bad_tokens import ADMIN, BAD, LLM, MCP, NOTHING, Bad, Scene, of_
 from tests.auth.provider import CLIENT_SECRET, Provider, key_of, public, serving
 from tests.e2e.parts import lines_of
 from tests.e2e.wire import LEGACY, Reply, Wire
+from tests.fixtures.processes import free_port
 from tests.harness import GatewayProcess, gateway
 
 CLIENT = "robot-of-the-table"
 CACHE_S = 1
+DOWN = Provider(base=f"http://127.0.0.1:{free_port()}")
+"""An issuer that is configured, and does not run."""
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,7 @@ def trusting(
             "issuers": [
                 {"issuer": a.issuer, "introspection": asked, "role_claim": "role", "role_map": {"audit": ["auditor"]}},
                 {"issuer": b.issuer, "require": [{"claim": "tid", "one_of": ["ours", "theirs"]}]},
+                {"issuer": DOWN.issuer},
             ]
         },
         "audit": {"refusals_per_s": 10_000},
@@ -235,7 +239,18 @@ def test_a_token_with_too_few_scopes_is_told_all_that_it_takes(scene: Scene) -> 
 def test_clients_discover_our_server_and_the_other_issuers(scene: Scene) -> None:
     for path in ("", "/mcp", "/mcp/notes", "/admin/v1"):
         document = Wire(scene.base).send(method="GET", path=f"/.well-known/oauth-protected-resource{path}").json
-        assert document["authorization_servers"] == [scene.base, scene.a.issuer, scene.b.issuer]
+        assert document["authorization_servers"] == [scene.base, scene.a.issuer, scene.b.issuer, DOWN.issuer]
+
+
+@pytest.mark.requirement("issuer:outage")
+def test_an_issuer_that_is_away_is_no_reason_to_throw_a_token_away(scene: Scene, trusting: GatewayProcess) -> None:
+    before = refusals(trusting)
+    reply = show(scene, MCP, DOWN.token(DOWN.claims(scene.mcp, scene.now)))
+    assert reply.status == 503
+    assert "www-authenticate" not in reply.headers
+    after = refusals(trusting)
+    assert [after[action][0] for action in after.keys() - before.keys()] == ["unavailable"]
+    assert f"the keys of {DOWN.issuer} could not be fetched" in trusting.output()
 
 
 @pytest.mark.requirement("issuer:world")

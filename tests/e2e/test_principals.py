@@ -109,13 +109,22 @@ def revoke(at: GatewayProcess, kind: str, selector: str) -> object:
     return at.admin.post("/revocations", {"kind": kind, "selector": selector, "not_before": moment, "reason": "drill"})
 
 
-def user_token(at: GatewayProcess, app: str = "https://app.example/client.json") -> tuple[str, str, str]:
-    """Return the id of a new user, a token of theirs as the gateway signs it, and its grant."""
+def user_token(
+    at: GatewayProcess, app: str = "https://app.example/client.json", acting: str | None = None
+) -> tuple[str, str, str]:
+    """Return the id of a new user, a token of theirs as the gateway signs it (for one who acts), and its grant."""
     name = f"user-{next(names)}"
     grant = f"grant-of-{name}"
     account: str = at.admin.post("/principals", {"subject": name, "password": "correct horse battery"})["id"]
     new = NewToken(
-        subject=account, client_id=app, endpoint="/mcp", scope="mcp:use", jti=f"jti-{name}", ttl_s=900, grant=grant
+        subject=account,
+        client_id=app,
+        endpoint="/mcp",
+        scope="mcp:use",
+        jti=f"jti-{name}",
+        ttl_s=900,
+        grant=grant,
+        act=None if acting is None else {"iss": "mcpgw", "sub": acting},
     )
     # Issued a second ago: a token bears whole seconds, and what is older than the revocation is void.
     issued = AccessTokens(SigningKeys.load(at.data_dir), Endpoints(at.base_url)).issue(new, time.time() - 1)
@@ -196,6 +205,29 @@ def test_a_call_on_a_rotated_key_ends_when_the_old_key_does(shared: GatewayProce
                 assert answer.at - rotated < OVERLAP_S + 1 + AT_ONCE_S  # expiry is looked at once a second
             assert [client.call("echo", text="x").status for client in old.values()] == [401, 401]
             assert all(client.call("echo", text="x").ok for client in new.values())
+
+
+@pytest.mark.requirement("principals:actors", "kill:running")
+@pytest.mark.parametrize("scope", ["key", "team", "principal"])
+def test_a_switch_on_a_key_a_team_or_one_who_acts_for_another_cuts_and_stands_on_every_worker(
+    shared: GatewayProcess, witness: Witness, scope: str
+) -> None:
+    name = f"switched-{next(names)}"
+    made = shared.admin.post("/keys", {"subject": name, "roles": ["agent"], "team": f"team-of-{name}"})
+    key, selector = made["key"], {"key": made["id"], "team": f"team-of-{name}"}.get(scope, f"mcpgw|{name}")
+    if scope == "principal":
+        _, key, _ = user_token(shared, acting=name)
+    arrived = len(witness.arrivals())
+    with on_each(shared, key) as calling, on_each(shared, key) as asking, ThreadPoolExecutor(2) as threads:
+        calls = [threads.submit(client.call, "slow", seconds=30, marker=name) for client in calling.values()]
+        witness.arrivals(arrived + 2)
+        kill = {"scope": scope, "selector": selector, "reason": "drill"}
+        thrown = shared.admin.post("/kill-switches", kill)
+        assert thrown["cancelled"] == 2
+        assert {call.result(10).reason for call in calls} == {"killed"}
+        assert {client.call("echo", text="x").reason for client in asking.values()} == {"killed"}
+        shared.admin.delete(f"/kill-switches/{thrown['id']}", {"reason": "drill"})
+        assert all(client.call("echo", text="x").ok for client in asking.values())
 
 
 # What a key opens

@@ -13,7 +13,7 @@ from playwright.async_api import BrowserContext, Page
 from tests import tools
 from tests.e2e import browser
 from tests.e2e.agents import Tokens, agent, text_of
-from tests.e2e.oauth_parts import Callback, Person, at_provider, callback, code_flow, decide
+from tests.e2e.oauth_parts import Callback, Person, at_provider, callback, code_flow, decide, shown
 from tests.fixtures.oidc_provider import OidcProvider, Settings, a_client, oidc_provider
 from tests.harness import GatewayProcess, gateway, rego
 
@@ -38,27 +38,12 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcProvider]
         pytest.skip(str(missing))
 
 
-def signed_in_at(provider: OidcProvider) -> dict[str, Any]:
-    """Return the configuration of sign-in at the provider, as the guide has it."""
-    return {
-        "issuer": provider.issuer,
-        "client_id": "mcpgw",
-        "client_secret": "env:SIGN_IN_SECRET",
-        "title": "Example ID",
-        "role_claim": "groups",
-        "role_map": {"engineering": ["agent"], "operators": ["agent", "operator"]},
-        "default_roles": [],
-        "team_claim": "groups",
-        "team_map": {"engineering": "engineering", "operators": "operations"},
-        "verified_email": True,
-    }
-
-
 @pytest.fixture(scope="module")
 def gate(
     provider: OidcProvider, everything_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[GatewayProcess]:
-    config = {"auth": {"sign_in": signed_in_at(provider), "server": {"registration": True}, "local_users": False}}
+    sign_in, registration, *_ = shown(provider.issuer)
+    config = {"auth": {**sign_in, **registration}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIGN_IN_SECRET", SECRET)
         with gateway(

@@ -52,6 +52,15 @@ def insider(gate: GatewayProcess) -> Wire:
     return Wire(gate.base_url, gate.new_key("insider", "agent", "insider")[1])
 
 
+@pytest.fixture(params=["by the policy", "by the key"])
+def outsider(request: pytest.FixtureRequest, gate: GatewayProcess) -> Wire:
+    """A caller to whom `vault` does not exist: because of the policy, or because the key is for other servers."""
+    if request.param == "by the policy":
+        return Wire(gate.base_url, gate.agent_key)
+    wanted = {"subject": "narrow", "roles": ["agent", "insider"], "servers": ["everything", "other"]}
+    return Wire(gate.base_url, gate.admin.post("/keys", wanted)["key"])
+
+
 def at(wire: Wire, path: str) -> Wire:
     return Wire(wire.base_url, wire.key, path)
 
@@ -82,12 +91,12 @@ def test_a_hidden_tool_is_answered_like_one_that_nobody_has(
     assert "result" in at(insider, path).modern("tools/call", {"name": prefix + TOOLS[0]}).json
 
 
-@pytest.mark.requirement("visibility:tools")
+@pytest.mark.requirement("visibility:tools", "keys:servers")
 def test_a_tool_of_a_hidden_server_is_answered_like_one_of_a_server_that_nobody_has(
-    caller: Wire, insider: Wire
+    outsider: Wire, insider: Wire
 ) -> None:
-    session = caller.session()
-    for ask in (caller.modern, lambda method, params: caller.legacy(session, method, params)):
+    session = outsider.session()
+    for ask in (outsider.modern, lambda method, params: outsider.legacy(session, method, params)):
         hidden, missing = (told(ask("tools/call", {"name": f"{name}__greet"}), name) for name in SERVERS)
         assert hidden == missing
         assert hidden[2]["error"]["message"] == "Unknown tool: NAME__greet"
@@ -153,30 +162,36 @@ def test_lists_hold_nothing_that_is_hidden(caller: Wire) -> None:
         for reply in (wire.modern(method), wire.legacy(session, method)):
             assert reply.json["result"]
             assert hidden.encode() not in reply.body
-    for reply in (caller.modern("tools/list"), caller.legacy(caller.session(), "tools/list")):
-        assert b"vault" not in reply.body
 
 
-@pytest.mark.requirement("visibility:servers")
+@pytest.mark.requirement("visibility:names", "keys:servers")
+def test_lists_over_all_servers_hold_nothing_of_a_hidden_one(outsider: Wire) -> None:
+    session = outsider.session()
+    for method in ("tools/list", "prompts/list", "resources/list", "resources/templates/list"):
+        for reply in (outsider.modern(method), outsider.legacy(session, method)):
+            assert b"everything" in reply.body
+            assert b"vault" not in reply.body
+
+
+@pytest.mark.requirement("visibility:servers", "keys:servers")
 @pytest.mark.parametrize("method", ABOUT_SERVERS)
-def test_a_hidden_server_is_answered_like_one_that_nobody_has(caller: Wire, method: str) -> None:
-    hidden, missing = (told(at(caller, f"/mcp/{name}").modern(method, ABOUT_SERVERS[method]), name) for name in SERVERS)
-    assert hidden == missing
-    assert hidden[0] in {400, 404}
-    hidden, missing = (
-        told(at(caller, f"/mcp/{name}@1.0.0").modern(method, ABOUT_SERVERS[method]), name) for name in SERVERS
-    )
-    assert hidden == missing
+def test_a_hidden_server_is_answered_like_one_that_nobody_has(outsider: Wire, method: str) -> None:
+    for suffix in ("", "@1.0.0"):
+        hidden, missing = (
+            told(at(outsider, f"/mcp/{name}{suffix}").modern(method, ABOUT_SERVERS[method]), name) for name in SERVERS
+        )
+        assert hidden == missing
+        assert hidden[0] in {400, 404}
 
 
-@pytest.mark.requirement("visibility:servers")
-def test_a_hidden_server_cannot_be_told_by_a_handshake_or_by_what_comes_without_one(caller: Wire) -> None:
+@pytest.mark.requirement("visibility:servers", "keys:servers")
+def test_a_hidden_server_cannot_be_told_by_a_handshake_or_by_what_comes_without_one(outsider: Wire) -> None:
     """Nor by a session of another endpoint, a credential that is none, or a request that makes no sense."""
-    elsewhere = at(caller, "/mcp/everything").session()
-    stranger = Wire(caller.base_url, "mcpgw_nobody")
+    elsewhere = at(outsider, "/mcp/everything").session()
+    stranger = Wire(outsider.base_url, "mcpgw_nobody")
     answers = []
     for name in SERVERS:
-        wire, outside = at(caller, f"/mcp/{name}"), at(stranger, f"/mcp/{name}")
+        wire, outside = at(outsider, f"/mcp/{name}"), at(stranger, f"/mcp/{name}")
         session = {"Mcp-Session-Id": elsewhere}
         replies = [
             wire.initialize(),

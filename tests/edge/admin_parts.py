@@ -132,6 +132,7 @@ class Gateway:
             ),
             grants=GrantsService(self.grants, self.worlds),
             secrets=self.noted,
+            connections=self.noted,
             signing=self.noted,
             audit=self.noted,
             status=self.standing,

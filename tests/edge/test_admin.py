@@ -79,7 +79,7 @@ def test_what_changes_state_needs_the_scope_that_the_contract_names() -> None:
     assert needed.pop(("DELETE", "/kill-switches/{id}")) == "kill:release"
     assert needed.pop(("POST", "/servers/{slug}/versions/{version}/approve")) == "servers:approve"
     owners = {"servers": "servers:write", "toolsets": "servers:write", "policies": "policy:write"}
-    owners |= {"secrets": "servers:write", "vault": "keys:write"}
+    owners |= {"secrets": "servers:write", "vault": "keys:write", "signing-key": "keys:write"}
     owners |= dict.fromkeys(
             ("keys", "clients", "revocations", "teams", "principals", "grants"), "keys:write"
         )

@@ -81,15 +81,25 @@ _ONE_STREAM = _of_polling(
     " there is one stream for everything, and the tool just answers"
 )
 
+_NOT_RESUMED = _of_polling(
+    "it calls a tool that closes the stream of its own answer, to go on when the client comes back; a modern server"
+    " has nothing to go on with (2026-07-28: no event ids, no resumption), and just answers"
+)
+
+_HAS_NO_LOG: Mapping[Check, str] = dict.fromkeys(
+    [("logging-set-level", "logging-set-level"), ("tools-call-with-logging", "tools-call-with-logging")],
+    "log messages of a process that all callers share name no request, so no caller; it is one's own that has them",
+)
+
 IMPOSSIBLE: Mapping[Leg, Mapping[Check, str]] = {
-    ("modern", "2025-11-25"): _of_polling(
-        "it calls a tool that closes the stream of its own answer, to go on when the client comes back; a modern server"
-        " has nothing to go on with (2026-07-28: no event ids, no resumption), and just answers"
-    ),
+    ("modern", "2025-11-25"): _NOT_RESUMED,
     ("legacy", "2026-07-28"): _CROSSING,
     ("sse", "2026-07-28"): _CROSSING,
     ("sse", "2025-11-25"): _ONE_STREAM,
-    ("stdio", "2025-11-25"): _ONE_STREAM,
+    ("stdio-both", "2025-11-25"): _NOT_RESUMED,
+    ("stdio-modern", "2025-11-25"): {**_NOT_RESUMED, **_HAS_NO_LOG},
+    ("stdio-legacy", "2025-11-25"): _ONE_STREAM,
+    ("stdio-legacy", "2026-07-28"): _CROSSING,
 }
 """What the protocol makes impossible in front of a server of the other era, or of another transport."""
 
@@ -105,15 +115,17 @@ ACCEPTED: Mapping[Leg, Mapping[Check, str]] = {
     ("legacy", "2025-11-25"): _COUNTS_STREAMS,
     ("modern", "2025-11-25"): _COUNTS_STREAMS,
     ("sse", "2025-11-25"): _COUNTS_STREAMS,
-    ("stdio", "2025-11-25"): _COUNTS_STREAMS,
+    ("stdio-both", "2025-11-25"): _COUNTS_STREAMS,
+    ("stdio-modern", "2025-11-25"): _COUNTS_STREAMS,
+    ("stdio-legacy", "2025-11-25"): _COUNTS_STREAMS,
 }
 """What the gateway does otherwise, and may."""
 
 
 _HAS_ITS_OWN_KEY = "it gives the client a private key; the gateway signs with its own, whose public part it publishes"
 _IS_NOT_SIGNED_IN_THERE = (
-    "it gives the client an ID token by its command line; the gateway uses what the identity provider gave when the user"
-    " signed in (tests/e2e has the whole way)"
+    "it gives the client an ID token by its command line; the gateway uses what the identity provider gave when the"
+    " user signed in"
 )
 _IS_NOT_HANDED_TOKENS = "it gives the client a workload's JWT by its command line; the gateway asserts who calls itself"
 _HAS_NO_DPOP = "DPoP is not supported yet (docs/limitations.md)"

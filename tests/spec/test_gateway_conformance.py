@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tests import tools
+from tests.e2e.wire import META, PREFIX, Wire, modern_headers, request
 from tests.fixtures.processes import Running
 from tests.harness import GatewayProcess, gateway, rego
 from tests.spec import conformance, differences
-from tests.spec.conftest import LEGACY_SERVER, Direct, SuiteFor
+from tests.spec.conftest import LEGACY_SERVER, SERVER, Direct, SuiteFor
 
 OWN_ERA = [("both", "2025-11-25"), ("both", "2026-07-28"), ("legacy", "2025-11-25"), ("modern", "2026-07-28")]
-OTHER_ERA = [("modern", "2025-11-25"), ("legacy", "2026-07-28"), ("sse", "2026-07-28")]
-OTHER_TRANSPORT = [("sse", "2025-11-25"), ("stdio", "2025-11-25")]
+OTHER_ERA = [
+    ("modern", "2025-11-25"),
+    ("legacy", "2026-07-28"),
+    ("sse", "2026-07-28"),
+    ("stdio-modern", "2025-11-25"),
+    ("stdio-legacy", "2026-07-28"),
+]
+OTHER_TRANSPORT = [
+    ("sse", "2025-11-25"),
+    ("stdio-both", "2025-11-25"),
+    ("stdio-both", "2026-07-28"),
+    ("stdio-modern", "2026-07-28"),
+    ("stdio-legacy", "2025-11-25"),
+]
 BEFORE = [("both", "active"), ("both", "all")]
 
 
@@ -22,21 +37,36 @@ BEFORE = [("both", "active"), ("both", "all")]
 def gate(
     server: Running, modern_server: Running, legacy_server: Running, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[GatewayProcess]:
-    """One gateway. `sse` and `stdio` are the server of the handshake era over other transports."""
+    """One gateway. `sse` and `stdio-…` are the same servers over other transports."""
     directory = tmp_path_factory.mktemp("gateway")
-    stdio = {"name": "stdio", "command": [str(tools.python("sdk-1")), str(LEGACY_SERVER), "--stdio"], "per": "session"}
+    both, legacy = [sys.executable, str(SERVER), "--stdio"], [str(tools.python("sdk-1")), str(LEGACY_SERVER), "--stdio"]
+    modern = [*both, "--era", "modern"]
+    processes = [
+        {"name": "stdio-both", "command": both, "per": "principal"},
+        {"name": "stdio-modern", "command": modern, "per": "shared"},
+        {"name": "stdio-legacy", "command": legacy, "per": "session", "max_processes": 40},
+    ]
     urls = {
         "both": server.url,
         "modern": modern_server.url,
         "legacy": legacy_server.url,
         "sse": legacy_server.url.removesuffix("/mcp") + "/sse",
-        "stdio": None,
+        **{str(process["name"]): None for process in processes},
     }
-    config = {"registry": {"stdio": [stdio]}}
+    config = {"registry": {"stdio": processes}}
     with gateway(directory, config=config, policy=rego("allow_all"), dev_no_auth=True, workers=2) as running:
         for slug, url in urls.items():
             running.publish(slug, url)
+        start_for_who_can_be_asked(running, "stdio-legacy")
         yield running
+
+
+def start_for_who_can_be_asked(gate: GatewayProcess, slug: str) -> None:
+    """Have the process started that a check with 600 ms of patience calls, and that no other may have called before."""
+    meta = {**META, PREFIX + "clientCapabilities": {"elicitation": {}}}
+    message = request("server/discover", {"_meta": meta})
+    started = Wire(gate.base_url, path=f"/mcp/{slug}").send(json.dumps(message), modern_headers("server/discover", {}))
+    assert started.status == 200, started.body
 
 
 def through(gate: GatewayProcess, suite_for: SuiteFor, leg: differences.Leg) -> conformance.Report:

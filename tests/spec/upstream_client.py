@@ -109,10 +109,10 @@ class Gateway:
                     if status >= 300:
                         raise NotDone(f"{step}: {json.dumps(answer)}")
                 return
-            wanted = answer.get("error", {}).get("data", {}).get("url") or answer.get("url")
-            if wanted is None:
+            consent = answer["error"]["data"].get("url")
+            if consent is None:
                 raise NotDone(f"not published: {json.dumps(answer)}")
-            agree(self._base, wanted)
+            agree(self._base, consent)
         raise NotDone("not published in so many rounds")
 
     def keep(self, secret: str, origin: str) -> str:
@@ -168,7 +168,7 @@ class Gateway:
         named = params.get("name") or params.get("uri")
         if named is not None:
             headers["mcp-name"] = named
-        status, kind, answer = ask(f"{self._base}/mcp/{self._slug}", "POST", headers, json.dumps(body).encode())
+        _, kind, answer = ask(f"{self._base}/mcp/{self._slug}", "POST", headers, json.dumps(body).encode())
         text = answer.decode()
         if "event-stream" in kind.get("content-type", ""):
             text = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: {")][-1]

@@ -7,10 +7,22 @@ from dataclasses import replace
 
 import pytest
 
-from mcpgw.domain import ActiveVersion, Era, Quarantine, Row, ServerVersion, State, ToolPin, Transport, VersionStatus
+from mcpgw.domain import (
+    ActiveVersion,
+    Era,
+    Quarantine,
+    Revocation,
+    Row,
+    ServerVersion,
+    State,
+    ToolPin,
+    Transport,
+    VersionStatus,
+)
 from mcpgw.errors import Conflict
 from mcpgw.ports import Store
 from mcpgw.store.memory import MemoryStore
+from mcpgw.store.rows import MARGIN_S
 from mcpgw.store.sql import SqlStore
 from tests.store.rows import BUNDLE, CLIENT, EVERY, KEY, PINS, SERVER, SWITCH, TOOLSET, VERSION, note
 
@@ -101,6 +113,19 @@ async def test_what_was_published_cannot_be_rewritten(store: Store, change: Serv
     with pytest.raises(Conflict, match="published and cannot change"):
         await store.commit([replace(SERVER, title="half"), change], note())
     assert await store.state() == before
+
+
+@pytest.mark.requirement("as:revocation")
+async def test_a_revocation_is_forgotten_when_nothing_is_left_that_it_could_void(store: Store) -> None:
+    lasting = [Revocation("principal", "mcpgw|bot", 1.0), Revocation("token", "another issuer's", 1.0)]
+    await store.commit(
+        [*lasting, Revocation("token", "t", 1.0, over_at=5.0), Revocation("grant", "g", 1.0, 6.0)], note()
+    )
+    await store.commit([Revocation("principal", "mcpgw|ann", 4.0 + MARGIN_S)], note())
+    assert len((await store.state()).revocations) == 5
+    await store.commit([Revocation("grant", "new", 5.0 + MARGIN_S, over_at=9.0 + MARGIN_S)], note())
+    left = {row.selector for row in (await store.state()).revocations}
+    assert left == {"mcpgw|bot", "another issuer's", "mcpgw|ann", "g", "new"}
 
 
 async def test_status_and_approver_of_a_version_change(store: Store) -> None:

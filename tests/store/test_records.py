@@ -99,3 +99,15 @@ async def test_a_sweep_removes_what_has_expired_and_nothing_else(records: Record
     clock.now = 1065.0
     assert await records.sweep() == 1
     assert await records.get("code", "b") is not None
+
+
+async def test_records_of_a_kind_come_in_pages(records: Records, clock: HandClock) -> None:
+    for number in range(5):
+        assert await records.put(replace(CODE, id=f"{number}", owner=f"owner-{number}"))
+    assert await records.put(replace(CODE, id="old", expires_at=clock.now))
+    assert await records.put(replace(CODE, kind="session"))
+    pages, after = [], ""
+    while page := await records.page("code", after, 2):
+        pages.append([record.id for record in page])
+        after = page[-1].id
+    assert pages == [["0", "1"], ["2", "3"], ["4"]]

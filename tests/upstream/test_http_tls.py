@@ -102,13 +102,13 @@ async def test_the_context_is_built_once_and_not_on_the_loop(
     client: HttpClient, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_loop: list[bool] = []
-    build = http._context
+    build = http.tls_context
 
     def counted() -> ssl.SSLContext:
         on_loop.append(asyncio._get_running_loop() is not None)
         return build()
 
-    monkeypatch.setattr(http, "_context", counted)
+    monkeypatch.setattr(http, "tls_context", counted)
     script = always(answer(b"1", b"connection: close"))
     async with serve(script, context=authority.server("localhost")) as server:
         assert await asyncio.gather(*(fetch(client, server.url) for _ in range(5))) == [b"1"] * 5

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from mcpgw.domain import Action, ClientFacts, Effect, Scope, Verb
-from mcpgw.errors import InvalidParams, Killed, UpstreamUnreachable
+from mcpgw.errors import ConsentNeeded, InvalidParams, Killed, UpstreamUnreachable
 from mcpgw.ports import Question
 from mcpgw.upstream.merged import AT_ONCE, MOST_TURNS, PAGE_ITEMS, UNAVAILABLE
 from tests.parts import Rules, action, switch
@@ -176,6 +176,21 @@ async def test_a_server_that_fails_costs_its_own_items_and_the_list_says_so(hous
         ]
     }
     assert result["ttlMs"] == 0, "what is missing may be back at any moment"
+
+
+@pytest.mark.requirement("connect:lists")
+async def test_a_server_that_waits_for_its_callers_consent_costs_its_own_items_and_the_list_says_where(
+    houses: list[House],
+) -> None:
+    waits, fine = Server(prompts=prompts("y")), Server(prompts=prompts("x"))
+    home = house(houses, fine=fine, waits=waits)
+    assert names(await home.ask(listing())) == ["fine__x", "waits__y"]
+    data = {"url": "https://gateway.example/oauth/connect/waits?ticket=t", "elicitation_id": "1", "message": "agree"}
+    waits.failure = ConsentNeeded("agree first", data=data)
+    result = await home.ask(listing())
+    assert names(result) == ["fine__x"]
+    missing = {"server": "waits", "reason": "consent_needed", "url": data["url"]}
+    assert result["_meta"] == {UNAVAILABLE: [missing]}
 
 
 @pytest.mark.requirement("merged:unavailable")

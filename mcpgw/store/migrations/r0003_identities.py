@@ -61,6 +61,8 @@ def _what_has_grown() -> None:
         for name in ("calls_per_minute", "concurrent"):
             keys.add_column(sa.Column(name, sa.Integer(), nullable=True))
         keys.add_column(sa.Column("replaces", sa.String(), nullable=True))
+    with op.batch_alter_table("revocations") as revocations:
+        revocations.add_column(sa.Column("over_at", sa.Float(), nullable=True))
     with op.batch_alter_table("oauth_clients") as clients:
         clients.add_column(sa.Column("title", sa.String(), nullable=False, server_default=""))
         clients.add_column(sa.Column("grants", sa.JSON(), nullable=False, server_default=OWN_CLIENT))
