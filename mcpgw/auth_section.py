@@ -42,7 +42,7 @@ class UpstreamSection(Section):
     """Who the gateway is at the authorization servers of upstreams."""
 
     client_metadata_url: str | None = None
-    """Where those can read the gateway's client metadata document, if not at its own URL (a copy on a public host, say);
+    """Where those can read the gateway's client metadata document, if not at its own URL (a copy on a public host);
     `{server}` in it stands for the server's slug. Default: /oauth/client-metadata/{server}.json, if that is https."""
 
 

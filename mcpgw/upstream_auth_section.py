@@ -111,6 +111,8 @@ def given_auth(given: Mapping[str, Any], endpoint: str) -> UpstreamAuth:
         references = [*auth.headers.values(), *([auth.client_secret] if auth.client_secret is not None else [])]
         if not all(_NAME.fullmatch(reference) for reference in references):
             problem = "only the operator's configuration can refer to the environment and to files: use vault:NAME"
+        elif _sends_id_tokens(auth):
+            problem = "only the operator's configuration can have ID tokens of users sent to an authorization server"
         elif any(_origin(url) != _origin(endpoint) for url in (auth.resource, auth.audience) if url is not None):
             problem = "only the operator's configuration can name a resource or audience of another origin"
     if problem is not None:
@@ -130,6 +132,9 @@ def flaw(auth: UpstreamAuth) -> str | None:
         return f"mode {auth.mode.value} needs a `client_id`"
     if auth.mode in _EXCHANGING and auth.subject not in {"assertion", "identity_provider"}:
         return "`subject` is assertion or identity_provider"
+    if _sends_id_tokens(auth) and auth.issuer is None:
+        # Otherwise the server could name another authorization server, and have the ID tokens of users sent there.
+        return "ID tokens are exchanged at one `issuer`, which must be named"
     return _flaw_of_client(auth) or _flaw_of_places(auth)
 
 
@@ -140,6 +145,11 @@ def header_flaw(name: str) -> str | None:
     if name.lower() in _OURS or name.lower().startswith("mcp-"):
         return "is a header that the gateway writes itself"
     return None
+
+
+def _sends_id_tokens(auth: UpstreamAuth) -> bool:
+    """Whether the ID token of a caller goes to the server's authorization server; an ID-JAG is had at the provider."""
+    return auth.mode is AuthMode.TOKEN_EXCHANGE and auth.subject == "identity_provider"
 
 
 def _flaw_of_headers(headers: Mapping[str, str]) -> str | None:

@@ -111,7 +111,7 @@ class ServersService:
         return await self._change(who, slug, lambda state: changes.added(state, server, draft))
 
     async def mark(self, who: Principal, slug: str, idempotent: Collection[str]) -> Document:
-        """Say which tools' calls may be repeated when they fail ("*": all). Raises InvalidParams, NotFound, Conflict."""
+        """Say which tools' calls may be repeated when they fail ("*": all). Raises InvalidParams, Conflict."""
         return await self._change(who, slug, lambda state: changes.marked(state, slug, idempotent))
 
     async def publish(

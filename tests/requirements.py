@@ -112,7 +112,9 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     ),
     "health:recovery": Requirement("the gateway finds out by itself that an upstream answers again", "security: R1"),
     "faults:hung-upstream": Requirement("a hung upstream costs its own callers only, and recovers", "security: R1"),
-    "retries:marked": Requirement("only what an administrator has marked is repeated, as calls of their own", "issue 3"),
+    "retries:marked": Requirement(
+        "only what an administrator has marked is repeated, as calls of their own", "issue 3"
+    ),
     "retries:budget": Requirement("repetitions are few, whatever fails", "issue 3"),
     "retries:first-byte": Requirement("nothing is repeated after a part of its answer has left", "issue 3"),
     "faults:slow-clients": Requirement("a thousand slow clients cost the others nothing", "security: R12"),
@@ -291,7 +293,8 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "as:refresh-reuse": Requirement("a refresh token that comes back ends its family", "RFC 9700 4.14.2"),
     "as:grant-ends": Requirement("what ends a user, a client or a grant ends its tokens at once", "issue 4: 6"),
     "as:authorize": Requirement(
-        "a bad authorization request is a page or a redirect, never one to a place nobody registered", "RFC 6749 4.1.2.1"
+        "a bad authorization request is a page or a redirect, never one to a place nobody registered",
+        "RFC 6749 4.1.2.1",
     ),
     "as:iss": Requirement("answers to authorization requests name the issuer", "RFC 9207"),
     "as:admin-scopes": Requirement("no client gives itself an administrator's scopes", "security 1.2 #27"),
@@ -437,10 +440,14 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         "the gate runs in the callback of the first write; when it raises, no byte was sent", "architecture: the gate"
     ),
     # Tokens of other issuers
-    "issuer:admitted": Requirement("a token of a configured issuer counts, in any algorithm allowed for it", "RFC 9068"),
+    "issuer:admitted": Requirement(
+        "a token of a configured issuer counts, in any algorithm allowed for it", "RFC 9068"
+    ),
     "issuer:metadata": Requirement("metadata that name another issuer name nobody's keys", "RFC 8414 3.3"),
     "issuer:keys": Requirement("keys are fetched once, kept as HTTP says, and are for what they say", "issue 4: 1"),
-    "issuer:outage": Requirement("an issuer that is away costs its tokens little, and lets none through for long", "R8"),
+    "issuer:outage": Requirement(
+        "an issuer that is away costs its tokens little, and lets none through for long", "R8"
+    ),
     "issuer:mapping": Requirement("scopes, roles, team and agents come from claims as configured", "issue 4: 1"),
     "issuer:required": Requirement("a token lacks none of the claims that the operator asks for", "issue 4: 1"),
     "issuer:audience": Requirement("every audience of a token is an endpoint of ours", "RFC 8707"),
@@ -454,15 +461,21 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "token:table": Requirement("every bad token is refused with the right code, and recorded once", "security: 8"),
     "token:hot": Requirement("a token that is known waits for nothing", "issue 4: bench"),
     # What others name, fetched
-    "fetch:denied": Requirement("no URL leads the fetcher to what is not public, however it is written", "security: 10"),
+    "fetch:denied": Requirement(
+        "no URL leads the fetcher to what is not public, however it is written", "security: 10"
+    ),
     "fetch:allowed": Requirement("a public host is asked at the very address that was vetted", "security: 11"),
-    "fetch:rebinding": Requirement("a name is resolved once for each connection, and all answers count", "security: 11"),
+    "fetch:rebinding": Requirement(
+        "a name is resolved once for each connection, and all answers count", "security: 11"
+    ),
     "fetch:tls": Requirement("a host proves its name, whatever address it has", "security: 11"),
     "fetch:plain": Requirement("http goes to networks that the operator lists and to no others", "issue 4: 5"),
     "fetch:answer": Requirement("an answer is read in one way only, however it is framed", "RFC 9112"),
     "fetch:bounded": Requirement("an answer is bounded in bytes, sent and inflated, in time and in type", "issue 4: 5"),
     "fetch:request": Requirement("a request holds what was asked for, and nothing of the environment", "issue 4: 5"),
-    "fetch:redirects": Requirement("a redirect is followed only where asked for, and vetted like a URL", "security: 10"),
+    "fetch:redirects": Requirement(
+        "a redirect is followed only where asked for, and vetted like a URL", "security: 10"
+    ),
     "fetch:no-secrets": Requirement("no error of the fetcher shows more of a URL than its host", "style: errors"),
     "addresses:table": Requirement("private, special and disguised addresses are told from public ones", "security 0"),
     "sse:split": Requirement("the same events come out however the bytes are cut, and no byte is lost", "HTML 9.2.6"),
@@ -1091,7 +1104,8 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "routes:roles": Requirement("every administrator's route answers exactly its roles", "security 1.2 #27"),
     # Each user's own credential towards upstreams
     "connect:conformance": Requirement(
-        "the gateway passes the required client scenarios of 2026-07-28 about authorization", "issue 4: how we will know"
+        "the gateway passes the required client scenarios of 2026-07-28 about authorization",
+        "issue 4: how we will know",
     ),
     "connect:discovery": Requirement(
         "metadata counts only where its resource is the server and its issuer the one that was asked for",

@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from mcpgw.auth.holders import ISSUER
 from mcpgw.auth.scopes import scopes_of_account
 from mcpgw.auth.server.forms import ANYONE, LIFE_S, Forms
 from mcpgw.auth.server.redirects import destination
@@ -53,6 +54,14 @@ class People(Protocol):
     """Who has signed in in a browser."""
 
     async def find(self, value: str | None) -> Session | None: ...
+
+
+class _Shown(msgspec.Struct, frozen=True):
+    """What a page of ours has shown, and its button agrees to."""
+
+    ticket: Ticket
+    issuer: str
+    scopes: tuple[str, ...]
 
 
 class _Pending(msgspec.Struct, frozen=True):
@@ -124,7 +133,7 @@ class Connecting:
             return pages.failed(slug, error)
         mine = _is(session.account, ticket)
         page = ConnectPage(
-            form=self._parts.forms.made(BUTTON, visitor.session or "", ticket),
+            form=self._parts.forms.made(BUTTON, visitor.session or "", _Shown(ticket, aim.server.issuer, aim.scopes)),
             user=session.account.title or session.account.subject,
             server=slug,
             at=host_of(ticket.endpoint),
@@ -139,11 +148,16 @@ class Connecting:
         """Send the person, who has pressed the button, to the authorization server."""
         parts = self._parts
         session = await parts.people.find(visitor.session)
-        ticket = await parts.forms.take(BUTTON, visitor.session or "", fields.get("form", ""), Ticket)
-        if session is None or ticket is None or ticket.server != slug or not self._may_connect(session.account, ticket):
+        shown = await parts.forms.take(BUTTON, visitor.session or "", fields.get("form", ""), _Shown)
+        if session is None or shown is None or shown.ticket.server != slug:
             return await self._stale("no such page was given to this browser", visitor)
+        ticket = shown.ticket
+        if not self._may_connect(session.account, ticket):
+            return await self._stale("the page was another person's", visitor)
         try:
             aim = await self._aim(ticket)
+            if (aim.server.issuer, aim.scopes) != (shown.issuer, shown.scopes):
+                return await self._stale("the server names something else than the page has shown", visitor)
             client = await parts.registrations.client_of(slug, ticket.auth, aim.server)
         except GatewayError as error:
             await self._refused(ticket, error.code, error.message, session.account, visitor)
@@ -320,12 +334,12 @@ class Connecting:
         return self._parts.worlds.current.catalog.resolve(ticket.server, ticket.version, SYSTEM)
 
     def _may_connect(self, account: Account, ticket: Ticket) -> bool:
-        """Whether this person is whom the ticket is for; or administers, and it is for an agent without an account."""
+        """Whether this person is whom the ticket is for; or administers keys, and it is for an agent of ours."""
         if _is(account, ticket):
             return True
         theirs = self._parts.worlds.current.identities.accounts.get((ticket.issuer, ticket.subject))
-        stands_in = theirs is None or theirs.kind is Kind.AGENT
-        return stands_in and "keys:write" in scopes_of_account(account)
+        agent = ticket.issuer == ISSUER if theirs is None else theirs.kind is Kind.AGENT
+        return agent and "keys:write" in scopes_of_account(account)
 
     async def _stale(self, reason: str, visitor: Visitor) -> Reply:
         await self._parts.log.record(EVENT, "invalid_request", source=visitor.source, detail={"reason": reason})

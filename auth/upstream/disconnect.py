@@ -58,7 +58,7 @@ class Disconnections:
                 server = await self._discovery.of_issuer(connection.issuer)
             except GatewayError:
                 return  # a server that does not answer keeps nothing alive here
-            await self._requests.revoke(server, connection.client, connection.refresh_token)
+            await self._requests.revoke(server, connection.client, connection.refresh_token, "refresh_token")
 
 
 def _holder(principal: str) -> str:

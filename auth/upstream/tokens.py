@@ -114,6 +114,7 @@ class Tokens:
         self._flying: dict[str, asyncio.Task[Kept]] = {}
         self._behind: set[asyncio.Task[None]] = set()
         self._failed: dict[str, tuple[float, GatewayError]] = {}
+        self._bad: dict[str, str] = {}  # by place: the last token that its server did not accept
 
     def at_hand(self, key: Hashable) -> Mapping[str, str] | None:
         """Return the header fields of a token that needs no thought: one dictionary lookup."""
@@ -132,7 +133,10 @@ class Tokens:
             if place.id not in self._flying and not self._just_failed(place):
                 self._replace_behind(key, place, obtain)
             return held.headers
-        return self._keep(key, await self._joined(place, obtain))
+        kept = await self._joined(place, obtain)
+        if kept.access_token == self._bad.get(place.id):  # refused while it was being read
+            kept = await self._joined(place, obtain)
+        return self._keep(key, kept)
 
     async def refused(self, key: Hashable, place: Place, sent: Mapping[str, str]) -> None:
         """Let go of a token that its server does not accept, and of no other that has come since."""
@@ -140,6 +144,9 @@ class Tokens:
         if held is not None and held.headers == sent:
             del self._held[key]
         bad = sent.get("authorization", "").removeprefix("Bearer ")
+        while len(self._bad) >= _MOST:
+            del self._bad[next(iter(self._bad))]
+        self._bad[place.id] = bad
         found = await self._vault.get(UPSTREAM, place.id)
         if found is not None and _kept(found).access_token == bad:
             await self._vault.take(UPSTREAM, place.id)
@@ -226,7 +233,9 @@ class Tokens:
     async def _in_vault(self, place: Place) -> Kept | None:
         found = await self._vault.get(UPSTREAM, place.id)
         kept = None if found is None else _kept(found)
-        return kept if kept is not None and self._clock.time() < kept.fresh_until else None
+        if kept is None or kept.access_token == self._bad.get(place.id):
+            return None
+        return kept if self._clock.time() < kept.fresh_until else None
 
     async def _new(self, place: Place, obtain: Obtain) -> Kept:
         try:

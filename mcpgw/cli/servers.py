@@ -116,6 +116,21 @@ def activate(api: Api, out: Out, slug: Slug, version: Version) -> None:
 
 @app.command()
 @admin_command
+def mark(
+    api: Api,
+    out: Out,
+    slug: Slug,
+    *,
+    idempotent: Annotated[list[str] | None, typer.Option(help="A tool, or *; repeat for more. Default: none.")] = None,
+) -> None:
+    """Say which tools' calls may be repeated when they fail, because twice is no worse than once."""
+    answer = api.post(path_of("servers", slug, "mark"), {"idempotent": idempotent or []})
+    marked = ", ".join(answer["idempotent"])
+    out.show(answer, f"failed calls of {marked} are repeated" if marked else f"no call of {slug} is repeated")
+
+
+@app.command()
+@admin_command
 def disable(api: Api, out: Out, slug: Slug) -> None:
     """Serve no version of a server."""
     out.show(api.post(path_of("servers", slug, "disable")), f"{slug} is disabled")

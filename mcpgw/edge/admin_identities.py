@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from msgspec import UNSET, structs
 
-from mcpgw.domain import Account, ClientTerms, KeyLimits, Kind
+from mcpgw.domain import SYSTEM, Account, ClientTerms, KeyLimits, Kind
 from mcpgw.edge import admin_identity_schema as schema
 from mcpgw.edge.admin_operation import Ask, Operation
 from mcpgw.edge.admin_schema import Nothing, Why
 from mcpgw.edge.services import Json, Services
-
-OUR_ISSUER = "mcpgw"
 
 
 async def list_keys(to: Services, ask: Ask[Nothing]) -> Json:
@@ -118,7 +116,7 @@ async def create_principal(to: Services, ask: Ask[schema.NewPrincipal]) -> Json:
     new = ask.given
     draft = Account(
         id="",
-        issuer=new.issuer or OUR_ISSUER,
+        issuer=new.issuer or SYSTEM.issuer,
         subject=new.subject,
         kind=Kind(new.kind),
         roles=frozenset(new.roles),

@@ -57,6 +57,11 @@ async def activate_version(to: Services, ask: Ask[schema.Nothing]) -> Json:
     return await to.servers.activate(ask.who, ask.path["slug"], ask.path["version"])
 
 
+async def mark_server(to: Services, ask: Ask[schema.Marks]) -> Json:
+    """Say which tools' calls may be repeated when they fail (`*`: all of them)."""
+    return await to.servers.mark(ask.who, ask.path["slug"], idempotent=ask.given.idempotent)
+
+
 async def disable_server(to: Services, ask: Ask[schema.Nothing]) -> Json:
     """Serve no version of a server."""
     return await to.servers.disable(ask.who, ask.path["slug"])
@@ -201,6 +206,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "POST", "/servers/{slug}/versions/{version}/approve", "servers:approve", approve_version, schema.Approval
     ),
     Operation("POST", "/servers/{slug}/versions/{version}/activate", "servers:write", activate_version),
+    Operation("POST", "/servers/{slug}/mark", "servers:approve", mark_server, schema.Marks),
     Operation("POST", "/servers/{slug}/disable", "servers:write", disable_server),
     Operation("POST", "/servers/{slug}/rollback", "servers:write", rollback_server),
     Operation("GET", "/servers/{slug}/diff", "audit:read", diff_versions, schema.Between),

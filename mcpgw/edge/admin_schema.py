@@ -61,6 +61,10 @@ class Approval(Body):
     force: bool = False
 
 
+class Marks(Body):
+    idempotent: list[Name]
+
+
 class Between(Body):
     """Two versions to compare; `from` and `to` in the query."""
 

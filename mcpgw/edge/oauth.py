@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -124,12 +124,15 @@ def _form(endpoint: FormEndpoint) -> Endpoint:
 
 
 async def body_within(request: Request, max_bytes: int) -> bytes | None:
-    """Return the body, or None when it is larger."""
+    """Return the body, or None when it is larger, or when the client went away: nobody reads the answer then."""
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            return None
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_bytes:
+                return None
+    except ClientDisconnect:
+        return None
     return body
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from mcpgw.errors import GatewayError, InvalidRequest
+from mcpgw.errors import ClientGone, GatewayError, InvalidRequest
 from mcpgw.ports.front import (
     AccountPage,
     ConnectionsPage,
@@ -152,10 +152,13 @@ async def _form(request: Request) -> Fields:
     """Return the fields of a form. Raises InvalidRequest."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_FORM_BYTES:
-            raise InvalidRequest("the form is larger than any of ours")
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_FORM_BYTES:
+                raise InvalidRequest("the form is larger than any of ours")
+    except ClientDisconnect:
+        raise ClientGone("the browser went away before its form was complete") from None
     try:
         if kind != "application/x-www-form-urlencoded":
             raise ValueError

@@ -6,7 +6,7 @@ scope of the route. All raise GatewayError.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,6 +43,8 @@ class Servers(Protocol):
     async def approve(self, who: Principal, slug: str, version: str, /, *, force: bool) -> Json: ...
 
     async def activate(self, who: Principal, slug: str, version: str, /) -> Json: ...
+
+    async def mark(self, who: Principal, slug: str, /, *, idempotent: Collection[str]) -> Json: ...
 
     async def disable(self, who: Principal, slug: str, /) -> Json: ...
 

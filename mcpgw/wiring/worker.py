@@ -307,9 +307,7 @@ class Worker:
             leads=self.index == LEADER,
         )
 
-    async def _probe(
-        self, slug: str, endpoint: str, transport: Transport, auth: UpstreamAuth | None, by: str
-    ) -> Probe:
+    async def _probe(self, slug: str, endpoint: str, transport: Transport, auth: UpstreamAuth | None, by: str) -> Probe:
         if transport in (Transport.HTTP, Transport.SSE) and slug not in endpoints(self.settings.registry):
             await self.identity.fetcher.vet(endpoint)
         try:
@@ -370,9 +368,7 @@ class Worker:
 
     async def _administrator(self, request: Request) -> Principal:
         people = self.identity.people
-        if not self.settings.server.dev_no_auth and (
-            who := await admin.signed_in(request, people.front, people.pages)
-        ):
+        if not self.settings.server.dev_no_auth and (who := await admin.signed_in(request, people.front, people.pages)):
             return who
         return await self.identity.verifier.verify(presented(request.headers), admin.PREFIX, self.worlds.current)
 

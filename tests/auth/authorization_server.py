@@ -24,7 +24,7 @@ from mcpgw.auth.holders import ISSUER
 from mcpgw.auth.server.client_metadata import CODE, REFRESH
 from mcpgw.config import Settings
 from mcpgw.domain import Account, AdminNote, Asked, Kind, OAuthClient, Presented, Principal, Row
-from mcpgw.errors import Unauthenticated
+from mcpgw.errors import Unauthenticated, Unavailable
 from mcpgw.seals import Seals
 from mcpgw.store.migrations import upgrade
 from mcpgw.store.records import SqlRecords
@@ -50,10 +50,11 @@ class Entry:
 
 
 class Log:
-    """Implements ports.AuthLog in memory."""
+    """Implements ports.AuthLog in memory; `full` says that there is no room for what went well."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        self.full = False
 
     async def record(
         self,
@@ -65,6 +66,8 @@ class Log:
         source: str | None = None,
         detail: Mapping[str, Any] | None = None,
     ) -> None:
+        if self.full and outcome == "ok":
+            raise Unavailable("there is no room in the log")
         self.entries.append(Entry(event, outcome, principal, client_id, source, detail or {}))
 
 

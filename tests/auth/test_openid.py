@@ -20,6 +20,7 @@ from joserfc.jwk import ECKey, RSAKey
 from starlette.applications import Starlette
 
 from mcpgw.auth.upstream.exchange import ProvidedTokens
+from mcpgw.auth.upstream.tokens import holder
 from tests.auth.authorization_server import Server, serving, told
 from tests.auth.parts import BASE, b64
 from tests.auth.web_site import Site, json_page, site
@@ -374,6 +375,6 @@ async def test_the_id_token_is_kept_sealed_where_that_is_configured(
         there.provides(token)
         assert (await there.back()).status_code == 303
         (account,) = there.server.worlds.current.state.accounts
-        kept = await ProvidedTokens(there.server.identity.vault).of(account.id)
+        kept = await ProvidedTokens(there.server.identity.vault).of(holder(account.issuer, account.subject))
         assert (kept.id_token if kept is not None else None) == (token if keep else None)
         assert token.encode() not in (tmp_path / "state.db").read_bytes()

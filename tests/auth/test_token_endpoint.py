@@ -437,3 +437,10 @@ async def test_a_confidential_client_redeems_no_code_without_its_proof(tmp_path:
         assert await server.refused(server.redemption(code, proof)) == (401, "invalid_client")
         form = server.redemption(code, proof, client_id=None)
         assert (await server.ask(form, ("app", secret)))[0] == 200, "whoever proved nothing spent nothing"
+
+
+@pytest.mark.requirement("as:audit")
+async def test_a_token_that_cannot_be_recorded_is_not_issued(server: Server) -> None:
+    server.log.full = True
+    status, headers, document = await server.ask(GRANT, US)
+    assert (status, document["error"], headers["Retry-After"]) == (503, "temporarily_unavailable", "1")

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from playwright import async_api, sync_api
 
 HOW = "apt-get install chromium"
-WITHIN_MS = 15_000
+WITHIN_MS = 30_000
 # As root, which containers are, chromium has no sandbox; small machines have a small /dev/shm.
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage"]
 # Nothing but this machine: the pages of others that name fonts elsewhere do not wait for them.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import count
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -319,6 +321,18 @@ def test_a_bad_question_to_a_user_is_never_put_and_leaves_one_record(scenes: Cal
     found = since(scene.gate, before)
     assert [line.verb for line in found] == ["authorize"]
     assert error in {None, found[0].outcome}
+
+
+@pytest.mark.requirement("faults:rubbish")
+@pytest.mark.parametrize("path", ["/oauth/token", "/oauth/par", "/oauth/sign-in", "/oauth/consent"])
+def test_who_goes_away_before_their_form_is_complete_leaves_nothing_behind(gate: GatewayProcess, path: str) -> None:
+    """No traceback either: the fixture looks for one."""
+    place = urlsplit(gate.base_url)
+    head = f"POST {path} HTTP/1.1\r\nHost: {place.netloc}\r\nOrigin: {gate.base_url}\r\nContent-Type: {FORM}\r\n"
+    with socket.create_connection((place.hostname, place.port), timeout=20) as client:
+        client.sendall(f"{head}Content-Length: 100\r\n\r\ngrant_type".encode())
+    answer = httpx2.post(f"{gate.base_url}{path}", content=b"", trust_env=False)
+    assert answer.status_code in {400, 401, 403}
 
 
 @pytest.mark.requirement("as:audit")

@@ -27,7 +27,7 @@ from tests.fixtures.oidc_provider import OidcProvider, Resource, Settings, a_cli
 from tests.fixtures.processes import Running, running
 from tests.harness import ROOT, GatewayProcess, gateway, rego
 
-WITHIN_S = 120.0
+WITHIN_S = 240.0
 CONFIDENTIAL = "canary-of-the-gateway-as-client-4471"
 STATIC = "canary-static-header-3360"
 PASSWORD = "canary password of cleo 8812"

@@ -59,10 +59,12 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield server
 
 
-def a_provider(log: Path, settings: Settings = SETTINGS) -> Any:
+@contextmanager
+def a_provider(log: Path) -> Iterator[OidcProvider]:
     """Run a provider. Skips where npm's packages are missing."""
     try:
-        return oidc_provider(settings, log=log)
+        with oidc_provider(SETTINGS, log=log) as made:
+            yield made
     except tools.Missing as missing:
         pytest.skip(str(missing))
 
@@ -237,10 +239,10 @@ def test_calls_go_on_while_the_provider_rotates_its_keys(provider: OidcProvider,
     callers = [threading.Thread(target=go_on) for _ in range(4)]
     for caller in callers:
         caller.start()
-    until(lambda: made[tokens[0]] >= 20, "calls with the first key")
+    until(lambda: made[tokens[0]] >= 20, "calls with the first key", 30)
     provider.rotate()
     tokens.append(a_token(provider, "ada", url))
-    until(lambda: made[tokens[1]] >= 20, "calls with the second key")
+    until(lambda: made[tokens[1]] >= 20, "calls with the second key", 30)
     ended.set()
     for caller in callers:
         caller.join()
@@ -264,7 +266,7 @@ def test_what_a_withdrawn_key_has_signed_is_refused_once_that_is_known(
         # A worker looks for a key that it does not know once in `key_refetch_s`.
         return all(answer.ok for answer in at_every_worker(gate, new).values())
 
-    until(known_everywhere, "the new key is known to each worker")
+    until(known_everywhere, "the new key is known to each worker", 30)
 
     assert {answer.status for answer in at_every_worker(gate, old).values()} == {401}
 
@@ -283,19 +285,21 @@ def test_an_opaque_token_is_dead_within_the_cache_time_of_its_revocation(
         finally:
             provider.change(resources={"*": Resource()})
         assert "." not in token
-        before = provider.seen().count("POST /token/introspection")
+        before, began_at = provider.seen().count("POST /token/introspection"), time.monotonic()
         answers = [ask(gate, token) for _ in range(20)]
         asked = provider.seen().count("POST /token/introspection") - before
+        cached = 2 + (time.monotonic() - began_at) // CACHE_S
         elsewhere, by_robot = ask(gate, other), ask(gate, robot)
         provider.revoke(token, "app")
-        revoked_at = time.monotonic()
-        until(lambda: {a.status for a in at_every_worker(gate, token).values()} == {401}, "refused by each worker")
-        took_s = time.monotonic() - revoked_at
+        until(
+            lambda: {a.status for a in at_every_worker(gate, token).values()} == {401},
+            "refused by each worker",
+            CACHE_S + 10,
+        )
 
     assert [answer.body for answer in (*answers, by_robot) if not answer.ok] == []
     assert elsewhere.status == 401
-    assert asked <= WORKERS * (2 + took_s // CACHE_S)
-    assert took_s < 3 * CACHE_S
+    assert asked <= WORKERS * cached
 
 
 @pytest.mark.requirement("issuers:revoked-here")

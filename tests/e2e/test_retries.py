@@ -60,6 +60,16 @@ def test_a_tool_without_the_mark_is_sent_once(gate: GatewayProcess) -> None:
     assert call(gate, "unmarked", "recovers", "once", 1).json["result"]["content"][0]["text"] == "2"
 
 
+@pytest.mark.requirement("retries:marked")
+def test_an_administrator_marks_a_tool_and_takes_the_mark_back(gate: GatewayProcess) -> None:
+    gate.cli("servers", "mark", "unmarked", "--idempotent", "recovers", check=True)
+    assert call(gate, "unmarked", "recovers", "now marked", 1).json["result"]["content"][0]["text"] == "2"
+    gate.cli("servers", "mark", "unmarked", check=True)
+    assert call(gate, "unmarked", "recovers", "no more", 1).code == -31106
+    declared = gate.cli("servers", "mark", "marked", "--idempotent", "echo")
+    assert (declared.returncode, "configuration" in declared.stderr) == (1, True)
+
+
 @pytest.mark.requirement("retries:first-byte")
 def test_nothing_is_repeated_after_a_part_of_its_answer_has_left(gate: GatewayProcess) -> None:
     reply = call(gate, "marked", "begins", "begun", 1)

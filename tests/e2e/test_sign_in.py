@@ -18,7 +18,7 @@ from tests.fixtures.oidc_provider import OidcProvider, Settings, a_client, oidc_
 from tests.harness import GatewayProcess, gateway, rego
 
 WORKERS = 2
-WITHIN_S = 60.0
+WITHIN_S = 120.0
 SECRET = "a-secret-of-the-gateway-at-the-provider"
 USERS = {
     "ada": {"groups": ["engineering"], "email": "ada@example.org", "email_verified": True, "name": "Ada Lovelace"},

@@ -78,11 +78,12 @@ def test_what_changes_state_needs_the_scope_that_the_contract_names() -> None:
     assert needed.pop(("POST", "/kill-switches")) == "kill:write"
     assert needed.pop(("DELETE", "/kill-switches/{id}")) == "kill:release"
     assert needed.pop(("POST", "/servers/{slug}/versions/{version}/approve")) == "servers:approve"
+    assert needed.pop(("POST", "/servers/{slug}/mark")) == "servers:approve"
     owners = {"servers": "servers:write", "toolsets": "servers:write", "policies": "policy:write"}
     owners |= {"secrets": "servers:write", "vault": "keys:write", "signing-key": "keys:write"}
     owners |= dict.fromkeys(
-            ("keys", "clients", "revocations", "teams", "principals", "grants"), "keys:write"
-        )
+        ("keys", "clients", "connections", "revocations", "teams", "principals", "grants"), "keys:write"
+    )
     assert {scope == owners[path.split("/")[1]] for (_, path), scope in needed.items()} == {True}
 
 
@@ -272,6 +273,7 @@ async def test_each_operation_of_the_registry_gets_what_was_asked(gateway: Gatew
     assert (await admin.post(f"{base}/files/versions", json={"version": "1.0.0", "auth": auth})).status_code == 201
     await admin.post(f"{base}/files/versions/1.0.0/approve", json={"force": True})
     await admin.post(f"{base}/files/versions/1.0.0/activate")
+    await admin.post(f"{base}/files/mark", json={"idempotent": ["get"]})
     await admin.post(f"{base}/files/disable")
     await admin.post(f"{base}/files/rollback")
     await admin.delete(f"{base}/files")
@@ -280,6 +282,7 @@ async def test_each_operation_of_the_registry_gets_what_was_asked(gateway: Gatew
         ("publish", ("files",), {"version": "1.0.0", "url": None, "auth": auth}),
         ("approve", ("files", "1.0.0"), {"force": True}),
         ("activate", ("files", "1.0.0"), {}),
+        ("mark", ("files",), {"idempotent": ["get"]}),
         ("disable", ("files",), {}),
         ("rollback", ("files",), {}),
         ("remove", ("files",), {}),

@@ -153,9 +153,7 @@ class Registry:
     async def notes(self) -> list[tuple[str, str]]:
         return [(note.action, note.target) for _, _, note in await self.store.notes(0, 1000)]
 
-    async def _probe(
-        self, slug: str, endpoint: str, transport: Transport, auth: UpstreamAuth | None, by: str
-    ) -> Probe:
+    async def _probe(self, slug: str, endpoint: str, transport: Transport, auth: UpstreamAuth | None, by: str) -> Probe:
         self.proven[slug] = auth
         self.asked.append((slug, endpoint, transport))
         refusal = self.refuses.get((endpoint, transport))

@@ -109,6 +109,7 @@ async def test_a_published_authorization_never_changes(registry: Registry) -> No
         {**MACHINE, "audience": "https://bank.example/mcp"},
         {"mode": "assertion", "audience": "payroll"},
         {"mode": "token_exchange", "client_id": "gw", "subject": "inbound"},
+        {"mode": "token_exchange", "client_id": "gw", "subject": "identity_provider", "issuer": "https://as.example"},
     ],
 )
 async def test_what_would_leak_or_mean_nothing_is_refused_before_the_server_is_asked(
@@ -140,3 +141,13 @@ def test_equal_authorizations_are_one_whatever_their_headers_hash_to() -> None:
     one = UpstreamAuth(mode=AuthMode.STATIC, headers={"x-key": "vault:a"})
     assert {one, replace(one)} == {one}
     assert one != replace(one, headers={"x-key": "vault:b"})
+
+
+@pytest.mark.requirement("registry:authorization")
+def test_the_id_tokens_of_users_go_where_the_operator_says_and_nowhere_else() -> None:
+    auth = {"mode": "token_exchange", "client_id": "gw", "subject": "identity_provider"}
+    with pytest.raises(ValueError, match="must be named"):
+        HttpServer.model_validate({"name": "notes", "url": URL, "auth": auth})
+    named = HttpServer.model_validate({"name": "notes", "url": URL, "auth": {**auth, "issuer": "https://as.example"}})
+    assert named.auth is not None
+    assert named.auth.auth.issuer == "https://as.example"
