@@ -91,7 +91,7 @@ class ServerRow(Base, table=True):
 
 
 class VersionRow(Base, table=True):
-    """A published version. Its tools are rows of `tool_pins`; tags, trust, marks, quarantines are other tables' facts."""
+    """A published version. Its tools are rows of `tool_pins`; tags, trust and marks are other tables' facts."""
 
     __tablename__ = "server_versions"
     __table_args__ = (_refers(["server"], ["servers.slug"]),)
