@@ -18,6 +18,7 @@ from joserfc.errors import JoseError
 from mcpgw.auth.compact import UNTRUSTED, Compact
 from mcpgw.auth.fetch import Fetcher, Request, Response, json_object
 from mcpgw.auth.jwks import IssuerKeys
+from mcpgw.auth.server.sign_in import SignInFailed
 from mcpgw.errors import FetchFailed, Unauthenticated
 from mcpgw.ports import Clock
 from mcpgw.sign_in_section import SignInSection
@@ -44,16 +45,8 @@ _ERRORS = frozenset(
 )
 
 
-class SignInFailed(Unauthenticated):
-    """Nobody is signed in. `reason` is for the log alone."""
-
-    def __init__(self, message: str, *, fix: str = "", reason: str = "") -> None:
-        super().__init__(message, fix=fix)
-        self.reason = reason or message
-
-
 class OpenIdProvider:
-    """One provider, of the configuration. `secret` None: we are a public client there."""
+    """Implements sign_in.Provider for one of the configuration. `secret` None: we are a public client there."""
 
     def __init__(
         self, section: SignInSection, fetcher: Fetcher, clock: Clock, *, redirect_uri: str, secret: str | None
@@ -68,7 +61,6 @@ class OpenIdProvider:
         self._fresh_until = float("-inf")
 
     async def authorization_url(self, *, state: str, nonce: str, verifier: str, hint: str | None) -> str:
-        """Return where the user goes to sign in. Raises GatewayError when the provider cannot be asked."""
         metadata = await self.metadata()
         asked = {
             "response_type": "code",
@@ -85,7 +77,6 @@ class OpenIdProvider:
         return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(asked)}"
 
     async def check_answer(self, query: Mapping[str, str]) -> str:
-        """Return the code of an authorization response. Raises SignInFailed."""
         issuer = query.get("iss")
         required = (await self.metadata()).get("authorization_response_iss_parameter_supported") is True
         # Another provider's answer (mix-up) would make us send its code to this one, or the reverse: RFC 9207 §2.4.
@@ -100,7 +91,6 @@ class OpenIdProvider:
         return query["code"]
 
     async def tokens(self, code: str, verifier: str) -> Mapping[str, Any]:
-        """Return what the provider gives for a code. Raises GatewayError."""
         metadata = await self.metadata()
         form = {
             "grant_type": "authorization_code",
@@ -126,7 +116,6 @@ class OpenIdProvider:
         return json_object(response)
 
     async def claims(self, tokens: Mapping[str, Any], nonce: str) -> Mapping[str, Any]:
-        """Return what the ID token says, and the provider beyond it. Raises SignInFailed, GatewayError."""
         access_token = tokens.get("access_token")
         claims = await self._id_token(tokens.get("id_token"), nonce, access_token)
         endpoint = (await self.metadata()).get("userinfo_endpoint")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -13,15 +13,12 @@ from mcpgw.auth.claims import Reading, holds
 from mcpgw.auth.keys import digest
 from mcpgw.auth.principals import Person
 from mcpgw.auth.server.forms import LIFE_S, Forms
-from mcpgw.auth.server.openid import OpenIdProvider, SignInFailed
 from mcpgw.auth.server.rates import Rate
 from mcpgw.auth.upstream.exchange import Provided, ProvidedTokens
 from mcpgw.domain import Account
 from mcpgw.errors import InvalidParams, RateLimited, Unauthenticated
 from mcpgw.ports import Clock, Record, Records, Worlds
 from mcpgw.sign_in_section import SignInSection
-
-__all__ = ["ProviderSignIn", "SignInFailed"]
 
 STATE = "signin"
 """Kind of the records of sign-ins that are under way."""
@@ -30,6 +27,34 @@ _MAX_STATE = 64
 
 SignedIn = Callable[[Person], Awaitable[Account]]
 """Return the account of someone whom the provider vouches for, made or brought up to date. Raises InvalidParams."""
+
+
+class SignInFailed(Unauthenticated):
+    """Nobody is signed in. `reason` is for the log alone."""
+
+    def __init__(self, message: str, *, fix: str = "", reason: str = "") -> None:
+        super().__init__(message, fix=fix)
+        self.reason = reason or message
+
+
+class Provider(Protocol):
+    """An OpenID provider. Every method raises GatewayError when it cannot be asked."""
+
+    async def authorization_url(self, *, state: str, nonce: str, verifier: str, hint: str | None) -> str:
+        """Return where the user goes to sign in."""
+        ...
+
+    async def check_answer(self, query: Mapping[str, str]) -> str:
+        """Return the code of an authorization response. Raises SignInFailed."""
+        ...
+
+    async def tokens(self, code: str, verifier: str) -> Mapping[str, Any]:
+        """Return what the provider gives for a code."""
+        ...
+
+    async def claims(self, tokens: Mapping[str, Any], nonce: str) -> Mapping[str, Any]:
+        """Return what the ID token says, and the provider beyond it. Raises SignInFailed."""
+        ...
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -82,7 +107,7 @@ class ProviderSignIn:
     def __init__(
         self,
         section: SignInSection,
-        provider: OpenIdProvider,
+        provider: Provider,
         reading: Reading,
         states: States,
         worlds: Worlds,

@@ -13,7 +13,6 @@ from mcpgw.auth.server.consent import Consents
 from mcpgw.auth.server.forms import Forms
 from mcpgw.auth.server.front import FrontParts, PeopleFront
 from mcpgw.auth.server.local_users import LocalUsers
-from mcpgw.auth.server.openid import OpenIdProvider
 from mcpgw.auth.server.registration import Registrations
 from mcpgw.auth.server.sessions import BrowserSessions
 from mcpgw.auth.server.sign_in import ProviderSignIn, States
@@ -74,6 +73,8 @@ class People:
         section, identity = self._settings.auth.sign_in, self._identity
         if section is None:
             return None
+        from mcpgw.auth.server.openid import OpenIdProvider  # noqa: PLC0415 - Authlib, for those who sign in there
+
         provider = OpenIdProvider(
             section,
             # One of its own, so that no stranger keeps it busy.
