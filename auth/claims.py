@@ -150,8 +150,10 @@ class Reading:
 
     def _opened(self, audience: object) -> tuple[str, ...]:
         # A list counts when all of it is ours: one that is also for somebody else may come from there (RFC 9068 §5).
+        # Beside ours there may be those that the operator trusts with that.
         listed = audience if isinstance(audience, list) else [audience]
-        found = [self._endpoint(entry) for entry in listed[:MAX_VALUES]]
+        also_for = self._section.also_for
+        found = [self._endpoint(entry) for entry in listed[:MAX_VALUES] if entry not in also_for]
         if not found or len(listed) > MAX_VALUES or None in found:
             raise Unauthenticated("the access token is for another audience", fix="request it for this endpoint's URL")
         return tuple(endpoint for endpoint in found if endpoint is not None)

@@ -61,6 +61,9 @@ class IssuerSection(Section):
     """Values of `typ`. Those that issue access tokens as mere `JWT` must be configured so, with an audience of ours."""
     audiences: Mapping[str, str] = Field(default_factory=dict)
     """Audiences that stand for an endpoint (`api://mcpgw: /mcp`), besides the endpoints' own URLs."""
+    also_for: tuple[str, ...] = ()
+    """Audiences that a token may name besides ours: services that hold it too, and could use it here. For the user-info
+    endpoint of the issuer itself, which some add."""
     leeway_s: int = Field(default=5, ge=0, le=60)
     """How far its clock may be ahead of ours. A token that has expired has expired."""
     key_refetch_s: float = Field(default=30, ge=1)

@@ -471,6 +471,16 @@ def test_an_audience_is_an_endpoint_of_ours_or_one_that_stands_for_it() -> None:
 
 
 @pytest.mark.requirement("issuer:audience")
+def test_beside_ours_an_audience_may_be_one_that_the_operator_names() -> None:
+    userinfo = "https://id.example/userinfo"
+    named = {"also_for": [userinfo]}
+    holder(named, aud=[AUDIENCE, userinfo])
+    for audience in (userinfo, [userinfo], [AUDIENCE, "https://other.example"], [userinfo, "https://other.example"]):
+        with pytest.raises(Unauthenticated, match="audience"):
+            holder(named, aud=audience)
+
+
+@pytest.mark.requirement("issuer:audience")
 async def test_a_token_opens_the_endpoints_that_it_is_for(provider: Provider, trusting: Trusting) -> None:
     token = good(provider, trusting, aud=[f"{BASE}/mcp/notes", f"{BASE}/v1"])
     for opened in ("/mcp/notes", "/v1/models"):
