@@ -197,13 +197,19 @@ def _check_certificates(audit_dir: Path, copy: Path, kills: list[Kill]) -> None:
 
 def _forge_intent(audit_dir: Path, kill: Kill) -> tuple[str, int]:
     """Append, well chained, an intent of a call that the switch forbids; return where it stands."""
-    directory = logs.logs_of(audit_dir) / "w1"
-    lines = list(logs.Tail(directory).lines())
-    model = next(line for line in map(record.decode, lines) if line.phase is Phase.INTENT and line.server == "alpha")
+    # Which worker takes a connection is the kernel's choice: one of them has had such a call.
+    for directory in sorted(logs.logs_of(audit_dir).glob("w*")):
+        lines = list(logs.Tail(directory).lines())
+        intents = (line for line in map(record.decode, lines) if line.phase is Phase.INTENT and line.server == "alpha")
+        model = next(intents, None)
+        if model is not None:
+            break
+    else:
+        raise AssertionError("no worker has had a call")
     model.index, model.previous, model.epoch = len(lines), record.leaf_of(lines[-1]).hex(), kill.answer["epoch"]
     with logs.segment_path(directory, logs.segments(directory)[-1]).open("ab") as file:
         file.write(record.encode(model) + b"\n")
-    return "w1", model.index
+    return directory.name, model.index
 
 
 def _tell_figures(path: Path, kills: list[Kill], made: list[Made], arrivals: list[Arrival]) -> None:
