@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
 from mcpgw.bus import ControlServer, LocalBus, PublishingStore
@@ -33,6 +32,7 @@ from mcpgw.store.memory import MemoryStore
 from mcpgw.store.migrations import migrate
 from mcpgw.store.sql import SqlStore
 from mcpgw.world import Snapshot, WorldKeeper
+from tests.eventually import eventually
 from tests.fixtures.processes import running, state_of
 from tests.fixtures.workers import keeper_of
 from tests.parts import action, agent, switch
@@ -119,9 +119,7 @@ class Cluster:
     async def until_each_has_sent(self) -> None:
         """Return when every worker has sent another call."""
         before = len(self.arrived())
-        with anyio.fail_after(10):
-            while {int(chr(b)) for b in self.arrived()[before:]} < set(self.pids):
-                await asyncio.sleep(0.005)
+        await eventually(lambda: {int(chr(b)) for b in self.arrived()[before:]} >= set(self.pids), within_s=10)
 
     async def later(self) -> None:
         """Return when every worker has gone through its loop a good many times more."""
@@ -238,9 +236,7 @@ async def test_a_worker_that_cannot_be_proven_dead_is_named_as_missing_and_nothi
 async def test_a_change_waits_for_a_worker_that_is_starting_instead_of_ending_it(tmp_path: Path) -> None:
     async with cluster(tmp_path, 2, held=True) as machine:
         publishing = asyncio.create_task(machine.throw())
-        with anyio.fail_after(5):
-            while machine.keeper.current.epoch == 1:
-                await asyncio.sleep(0.005)
+        await eventually(lambda: machine.keeper.current.epoch != 1)
         (machine.run_dir / "hold").unlink()
         thrown = await publishing
         assert [a["worker"] for a in thrown["acknowledged"]] == ["w0", "w1", "w2"]
@@ -296,9 +292,7 @@ async def test_a_worker_that_no_messenger_reached_catches_up_by_the_published_ep
         epoch = await machine.store.commit([switch(Scope.SERVER, "notes")], NOTE)
         epochs = EpochBoard(machine.run_dir)
         epochs.publish(epoch)
-        with anyio.fail_after(5):
-            while {epochs.applied(slot) for slot in (0, 1, 2)} != {epoch}:
-                await asyncio.sleep(0.005)
+        await eventually(lambda: {epochs.applied(slot) for slot in (0, 1, 2)} == {epoch})
         at_rest = machine.arrived()
         await machine.later()
         assert machine.arrived() == at_rest
@@ -310,9 +304,7 @@ async def test_a_published_epoch_that_fell_behind_in_a_race_is_raised_again(tmp_
         epoch = await PublishingStore(machine.store, machine.bus).commit([], NOTE)
         epochs = EpochBoard(machine.run_dir)
         epochs._words[1] = epoch - 1  # what the slower of two publishers writes last
-        with anyio.fail_after(5):
-            while epochs.published() != epoch:
-                await asyncio.sleep(0.005)
+        await eventually(lambda: epochs.published() == epoch)
 
 
 # Starting from what was last known
@@ -340,7 +332,7 @@ class Home:
         file = self.path / "snapshot"
         remembered = Snapshot(partial(snapshot.read, file, KEY), partial(snapshot.write, file, KEY))
         opened = SqlStore(self.url, deadline_s=0.2)
-        keeper = keeper_of(store or opened, epochs, 0, remembered)  # type: ignore[arg-type]
+        keeper = keeper_of(store or opened, epochs, 0, remembered)
         await keeper.start()
         try:
             yield keeper
@@ -395,9 +387,7 @@ async def test_a_worker_that_started_closed_opens_when_the_database_is_back(home
         with home.database_away():
             keeper = await stack.enter_async_context(home.worker())
             assert keeper.current.unavailable is not None
-        with anyio.fail_after(5):
-            while keeper.current.unavailable is not None:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: keeper.current.unavailable is None)
         assert keeper.current.epoch == epoch
         assert len(keeper.current.switches.standing) == 1
 

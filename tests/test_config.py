@@ -97,7 +97,7 @@ def test_an_empty_file_and_an_empty_section_change_nothing(tmp_path: Path) -> No
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
-        Settings().server.port = 1  # type: ignore[misc]
+        Settings().server.port = 1
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,7 @@ async def cut_by(machine: Machine, *switches: object) -> dict[str, Cut]:
 
     tasks = [asyncio.create_task(run(call)) for call in calls]
     await asyncio.sleep(0)
-    found = machine.board.cut_killed(Switches(switches))  # type: ignore[arg-type]
+    found = machine.board.cut_killed(Switches(switches))
     await asyncio.sleep(0)
     held.set()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)

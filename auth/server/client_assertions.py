@@ -9,17 +9,16 @@ from joserfc.errors import JoseError
 
 from mcpgw.auth.compact import ALGORITHMS, Compact
 from mcpgw.auth.endpoints import Endpoints
-from mcpgw.auth.keys import digest
 from mcpgw.auth.server.client_keys import ClientKeys
+from mcpgw.auth.server.once import Once
 from mcpgw.auth.server.refusals import Refused, unknown_client
 from mcpgw.domain import OAuthClient
 from mcpgw.errors import GatewayError
-from mcpgw.ports import Clock, Record, Records
+from mcpgw.ports import Clock
 
 MAX_LIFE_S = 600
 SKEW_S = 30
 MAX_CHARACTERS = 8192
-ONCE = "once"
 _TYPES = frozenset({"JWT", "client-authentication+jwt"})
 # `jku`, `x5u`, `jwk` and `crit` would name the key to trust, or ask for more.
 _HEADER = frozenset({"alg", "typ", "kid"})
@@ -29,14 +28,11 @@ _UNREADABLE = (JoseError, ValueError, TypeError, LookupError, AttributeError, Ar
 class ClientAssertions:
     """Checks assertions of clients; each counts once."""
 
-    def __init__(
-        self, *, keys: ClientKeys, endpoints: Endpoints, records: Records, clock: Clock, pepper: bytes
-    ) -> None:
+    def __init__(self, *, keys: ClientKeys, endpoints: Endpoints, once: Once, clock: Clock) -> None:
         self._keys = keys
         self._endpoints = endpoints
-        self._records = records
+        self._once = once
         self._clock = clock
-        self._pepper = pepper
 
     @staticmethod
     def issuer_of(assertion: str) -> str:
@@ -58,14 +54,7 @@ class ClientAssertions:
         except (*_UNREADABLE, GatewayError):
             raise unknown_client("the client assertion is not signed by the client, or has a wrong claim") from None
         # Only now, so that nobody uses up the number of an assertion that they cannot make.
-        once = Record(
-            kind=ONCE,
-            id=digest(self._pepper, f"assertion:{client.client_id}:{jti}"),
-            owner=client.client_id,
-            body=b"",
-            expires_at=expires_at + SKEW_S + 1,
-        )
-        if not await self._records.put(once):
+        if not await self._once.first("assertion", client.client_id, jti, expires_at + SKEW_S + 1):
             raise unknown_client("the client assertion was used before")
 
     async def _signed_claims(self, client: OAuthClient, assertion: str) -> Mapping[str, Any]:
@@ -102,9 +91,9 @@ class ClientAssertions:
 
 
 def _seconds(value: object) -> float:
-    if type(value) not in {int, float}:
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError("a time that is no number")
-    return float(value)  # type: ignore[arg-type]  # the line above says so
+    return float(value)
 
 
 def refuse_public(client: OAuthClient) -> None:

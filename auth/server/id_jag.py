@@ -7,6 +7,7 @@ token. Nobody is asked: so it counts only from issuers configured for it, once, 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mcpgw.auth.access_tokens import NewToken
@@ -14,16 +15,16 @@ from mcpgw.auth.compact import Compact
 from mcpgw.auth.endpoints import ADMIN, MCP, Endpoints, opens, scopes_at
 from mcpgw.auth.holders import refusal_of
 from mcpgw.auth.issuers import Issuer, Issuers
-from mcpgw.auth.keys import digest
 from mcpgw.auth.principals import Person
 from mcpgw.auth.scopes import AGENT_SCOPES, scopes_of_account
 from mcpgw.auth.server.asked import needed
-from mcpgw.auth.server.client_assertions import ONCE, refuse_public
+from mcpgw.auth.server.client_assertions import refuse_public
 from mcpgw.auth.server.granting import Granted, asked_scopes, endpoint_asked, scope_text
+from mcpgw.auth.server.once import Once
 from mcpgw.auth.server.refusals import Refused, invalid_grant
 from mcpgw.domain import Account, OAuthClient, Principal
 from mcpgw.errors import InvalidParams, Unauthenticated
-from mcpgw.ports import Clock, Record, Records, Worlds
+from mcpgw.ports import Clock, Identities, Worlds
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 TYPE = "oauth-id-jag+jwt"
@@ -31,6 +32,18 @@ MAX_LIFE_S = 3600
 SKEW_S = 30
 FirstSeen = Callable[[Person], Awaitable[Account]]
 """Return the account of someone whom an identity provider describes, making it at first sight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """Those whom identity providers speak of: as the world knows them, and how one of them gets an account."""
+
+    worlds: Worlds
+    first_seen: FirstSeen
+
+    @property
+    def identities(self) -> Identities:
+        return self.worlds.current.identities
 
 
 class AssertionGrant:
@@ -41,20 +54,16 @@ class AssertionGrant:
         *,
         issuers: Issuers,
         endpoints: Endpoints,
-        worlds: Worlds,
-        records: Records,
+        users: Users,
+        once: Once,
         clock: Clock,
-        pepper: bytes,
-        first_seen: FirstSeen,
         ttl_s: int,
     ) -> None:
         self._issuers = issuers
         self._endpoints = endpoints
-        self._worlds = worlds
-        self._records = records
+        self._users = users
+        self._once = once
         self._clock = clock
-        self._pepper = pepper
-        self._first_seen = first_seen
         self._ttl_s = ttl_s
 
     async def grant(self, client: OAuthClient, form: Mapping[str, str]) -> Granted:
@@ -68,10 +77,11 @@ class AssertionGrant:
         if account is not None:
             scopes = self._held(client, account, scopes)
         # Only what would be granted is used up, and before anything is made of it.
-        await self._once(issuer.section.issuer, _text(claims, "jti"), expires_at)
+        if not await self._once.first("id-jag", issuer.section.issuer, _text(claims, "jti"), expires_at + 1):
+            raise invalid_grant("the assertion was used before")
         if account is None:
             try:
-                account = await self._first_seen(_person(issuer, subject, claims))
+                account = await self._users.first_seen(_person(issuer, subject, claims))
             except InvalidParams as error:
                 raise invalid_grant(error.message) from None
             scopes = self._held(client, account, scopes)
@@ -152,7 +162,7 @@ class AssertionGrant:
 
     def _known(self, issuer: Issuer, subject: str) -> Account | None:
         """Return the user's account, None where one may be made. Raises Refused."""
-        account = self._worlds.current.identities.accounts.get((issuer.section.issuer, subject))
+        account = self._users.identities.accounts.get((issuer.section.issuer, subject))
         if account is None and not issuer.section.id_jag_new_accounts:
             raise invalid_grant("the user has no account here")
         return account
@@ -167,24 +177,13 @@ class AssertionGrant:
             team=account.team,
             issued_at=self._clock.time(),
         )
-        refusal = refusal_of(who, self._worlds.current.identities)
+        refusal = refusal_of(who, self._users.identities)
         if refusal is not None:
             raise invalid_grant(refusal.message)
         held = scopes & scopes_of_account(account)
         if not held:
             raise Refused("invalid_scope", "the user holds none of these scopes")
         return held
-
-    async def _once(self, issuer: str, jti: str, expires_at: float) -> None:
-        used = Record(
-            kind=ONCE,
-            id=digest(self._pepper, f"id-jag:{issuer}:{jti}"),
-            owner=issuer,
-            body=b"",
-            expires_at=expires_at + 1,
-        )
-        if not await self._records.put(used):
-            raise invalid_grant("the assertion was used before")
 
 
 def _person(issuer: Issuer, subject: str, claims: Mapping[str, Any]) -> Person:

@@ -65,6 +65,15 @@ class Entrance:
     presented: Presented
 
 
+@value(frozen=True, slots=True)
+class Workers:
+    """Which worker this is, which one has the server processes, and how requests reach another one."""
+
+    own: int
+    stdio: int
+    relay: Relay
+
+
 class McpEdge:
     """Translates between MCP over HTTP and actions."""
 
@@ -74,9 +83,7 @@ class McpEdge:
         gateway: Gateway,
         sessions: Sessions,
         limits: LimitsSection,
-        worker: int,
-        stdio_worker: int,
-        relay: Relay,
+        workers: Workers,
         challenge: Challenge,
         names: ClientNames,
     ) -> None:
@@ -85,9 +92,7 @@ class McpEdge:
         self._sessions = sessions
         self._limits = limits
         self._json = JsonLimits.of(limits)
-        self._worker = worker
-        self._stdio_worker = stdio_worker
-        self._relay = relay
+        self._worker, self._stdio_worker, self._relay = workers.own, workers.stdio, workers.relay
         self._challenge = challenge
         self._watches = Watches()
 

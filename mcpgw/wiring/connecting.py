@@ -12,27 +12,17 @@ from mcpgw.auth.server.sessions import Session
 from mcpgw.auth.upstream import connect
 from mcpgw.auth.upstream.registration import Registrations
 from mcpgw.auth.verifier import DevVerifier
-from mcpgw.config import Settings
 from mcpgw.domain import Account, Kind, ServerVersion
 from mcpgw.edge import connect as pages
-from mcpgw.ports import Clock, Worlds
+from mcpgw.wiring.ground import Ground
 from mcpgw.wiring.identity import Identity
 
 
 class Connecting:
     """The parts of one worker. `probe` asks a server, as the gateway itself, what it is."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        clock: Clock,
-        worlds: Worlds,
-        identity: Identity,
-        probe: Callable[[ServerVersion], Awaitable[None]],
-    ) -> None:
-        self._settings = settings
-        self._clock = clock
-        self._worlds = worlds
+    def __init__(self, ground: Ground, identity: Identity, probe: Callable[[ServerVersion], Awaitable[None]]) -> None:
+        self._ground = ground
         self._identity = identity
         self._probe = probe
 
@@ -43,9 +33,9 @@ class Connecting:
             identity.fetcher,
             credentials.vault,
             credentials.requests,
-            self._clock,
+            self._ground.clock,
             identity.endpoints.base,
-            self._settings.auth.upstream.client_metadata_url,
+            self._ground.settings.auth.upstream.client_metadata_url,
         )
 
     @cached_property
@@ -53,12 +43,12 @@ class Connecting:
         identity, credentials = self._identity, self._identity.credentials
         return connect.Connecting(
             connect.ConnectParts(
-                worlds=self._worlds,
+                worlds=self._ground.worlds,
                 log=identity.log,
-                clock=self._clock,
+                clock=self._ground.clock,
                 vault=credentials.vault,
                 forms=credentials.forms,
-                people=Developer() if self._settings.server.dev_no_auth else identity.people.sessions,
+                people=Developer() if self._ground.settings.server.dev_no_auth else identity.people.sessions,
                 sign_in_first=identity.people.front.sign_in_first,
                 challenge=partial(credentials.user_tokens.challenge, probe=self._probe),
                 discovery=credentials.discovery,

@@ -21,10 +21,9 @@ from mcpgw.auth.upstream.tokens import Tokens
 from mcpgw.auth.upstream.user import Connections, UserTokens
 from mcpgw.auth.vault import Vault
 from mcpgw.auth.vault_keys import VaultKeys
-from mcpgw.config import Settings, secret
+from mcpgw.config import secret
 from mcpgw.domain import AuthMode
-from mcpgw.ports import Clock, Records, Store, Worlds
-from mcpgw.seals import Seals
+from mcpgw.wiring.ground import Ground
 
 if TYPE_CHECKING:
     from mcpgw.wiring.identity import Identity
@@ -35,27 +34,13 @@ LEADER = 0
 class Credentials:
     """The parts of one worker that have to do with credentials towards upstreams."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        clock: Clock,
-        worlds: Worlds,
-        published: Store,
-        records: Records,
-        seals: Seals,
-        identity: Identity,
-    ) -> None:
-        self._settings = settings
-        self._clock = clock
-        self._worlds = worlds
-        self._published = published
-        self._records = records
-        self._seals = seals
+    def __init__(self, ground: Ground, identity: Identity) -> None:
+        self._ground = ground
         self._identity = identity
 
     @cached_property
     def vault(self) -> Vault:
-        return Vault(self._records, VaultKeys.load(self._settings))
+        return Vault(self._ground.records, VaultKeys.load(self._ground.settings))
 
     @cached_property
     def references(self) -> References:
@@ -63,21 +48,21 @@ class Credentials:
 
     @cached_property
     def discovery(self) -> Discovery:
-        return Discovery(self._identity.fetcher, self._clock)
+        return Discovery(self._identity.fetcher, self._ground.clock)
 
     @cached_property
     def tokens(self) -> Tokens:
-        return Tokens(self.vault, self._records, self._clock)
+        return Tokens(self.vault, self._ground.records, self._ground.clock)
 
     @cached_property
     def requests(self) -> TokenRequests:
         return TokenRequests(
-            self._identity.fetcher, self.discovery, self._identity.signing, self.references, self._clock
+            self._identity.fetcher, self.discovery, self._identity.signing, self.references, self._ground.clock
         )
 
     @cached_property
     def connections(self) -> Connections:
-        return Connections(self.vault, self._clock)
+        return Connections(self.vault, self._ground.clock)
 
     @cached_property
     def disconnections(self) -> Disconnections:
@@ -85,28 +70,30 @@ class Credentials:
 
     @cached_property
     def forms(self) -> Forms:
-        return Forms(self._seals, self._records, self._clock)
+        return Forms(self._ground.seals, self._ground.records, self._ground.clock)
 
     @cached_property
     def user_tokens(self) -> UserTokens:
         base = self._identity.endpoints.base
-        return UserTokens(self.tokens, self.connections, self.requests, self.discovery, self.forms, self._clock, base)
+        return UserTokens(
+            self.tokens, self.connections, self.requests, self.discovery, self.forms, self._ground.clock, base
+        )
 
     @cached_property
     def endings(self) -> Endings:
-        leads = self._seals.worker == LEADER
+        leads = self._ground.seals.worker == LEADER
         return Endings(self.vault, self.tokens, self.requests, self.discovery, leads=leads)
 
     @cached_property
     def secrets(self) -> SecretsService:
-        return SecretsService(self.vault, self._published, self._worlds, self._clock)
+        return SecretsService(self.vault, self._ground.published, self._ground.worlds, self._ground.clock)
 
     @cached_property
     def broker(self) -> Broker:
-        return Broker(ConfiguredHeaders(self._settings, self.references), self._modes())
+        return Broker(ConfiguredHeaders(self._ground.settings, self.references), self._modes())
 
     def _modes(self) -> dict[AuthMode, Mode]:
-        clock, identity = self._clock, self._identity
+        clock, identity = self._ground.clock, self._identity
         assertions = Assertions(identity.signing, identity.endpoints, clock)
         exchanged = Exchanged(
             self.tokens, self.requests, assertions, ProvidedTokens(self.vault), self.discovery, self._client_at_provider
@@ -121,7 +108,7 @@ class Credentials:
         }
 
     def _client_at_provider(self, issuer: str) -> Client | None:
-        section = self._settings.auth.sign_in
+        section = self._ground.settings.auth.sign_in
         if section is None or section.issuer != issuer:
             return None
         if section.client_secret is None:

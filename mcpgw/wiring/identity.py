@@ -22,51 +22,36 @@ from mcpgw.auth.service import KeysService
 from mcpgw.auth.signing import SigningKeys
 from mcpgw.auth.vault import Vault
 from mcpgw.auth.verifier import DevVerifier, Verifier
-from mcpgw.config import Settings
 from mcpgw.domain import Account, Principal
 from mcpgw.errors import GatewayError, Unauthenticated
-from mcpgw.ports import AuthLog, Clock, CredentialBroker, Records, Store, Worlds
-from mcpgw.seals import Seals
+from mcpgw.ports import CredentialBroker
 from mcpgw.wiring.authorization_server import AuthorizationServer
 from mcpgw.wiring.credentials import Credentials
+from mcpgw.wiring.ground import Ground
 from mcpgw.wiring.people import People
 from mcpgw.wiring.trust import configured_issuers, fetcher_of
 
 
 class Identity:
-    """The parts of `auth` in one worker. `published` is the store whose changes other workers hear of."""
+    """The parts of `auth` in one worker."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        clock: Clock,
-        worlds: Worlds,
-        published: Store,
-        records: Records,
-        seals: Seals,
-        log: AuthLog,
-    ) -> None:
-        self._settings = settings
-        self._clock = clock
-        self._worlds = worlds
-        self._published = published
-        self._records = records
-        self._seals = seals
-        self.log = log
-        scopes.declare(settings.auth.roles)
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self.log = ground.log
+        scopes.declare(ground.settings.auth.roles)
 
     @cached_property
     def endpoints(self) -> Endpoints:
-        return Endpoints(self._settings.server.base_url)
+        return Endpoints(self._ground.settings.server.base_url)
 
     @cached_property
     def fetcher(self) -> Fetcher:
         """The one that asks for URLs of clients and servers."""
-        return fetcher_of(self._settings)
+        return fetcher_of(self._ground.settings)
 
     @cached_property
     def signing(self) -> SigningKeys:
-        return SigningKeys.load(self._settings.data_dir)
+        return SigningKeys.load(self._ground.settings.data_dir)
 
     @cached_property
     def tokens(self) -> AccessTokens:
@@ -74,31 +59,31 @@ class Identity:
 
     @cached_property
     def pepper(self) -> bytes:
-        return keys.pepper(self._settings)
+        return keys.pepper(self._ground.settings)
 
     @cached_property
     def verifier(self) -> Verifier | DevVerifier:
-        if self._settings.server.dev_no_auth:
+        if self._ground.settings.server.dev_no_auth:
             return DevVerifier()
         return Verifier(
             pepper=self.pepper,
             tokens=self.tokens,
             endpoints=self.endpoints,
-            clock=self._clock,
+            clock=self._ground.clock,
             issuers=self.issuers,
         )
 
     @cached_property
     def issuers(self) -> Issuers | None:
-        return configured_issuers(self._settings, self._clock)
+        return configured_issuers(self._ground.settings, self._ground.clock)
 
     def refusal_of(self, who: Principal) -> Unauthenticated | None:
         """Return why a call that runs may not go on in the current world, or None."""
-        return self.expired(who) or refusal_of(who, self._worlds.current.identities)
+        return self.expired(who) or refusal_of(who, self._ground.worlds.current.identities)
 
     def expired(self, who: Principal) -> Unauthenticated | None:
         """Return why a call that runs may not go on because time has passed, or None."""
-        ended = expired_at(self._clock.time(), who, self._worlds.current.identities)
+        ended = expired_at(self._ground.clock.time(), who, self._ground.worlds.current.identities)
         return ended if ended is not None or self.issuers is None else self.issuers.refusal_of(who)
 
     @cached_property
@@ -108,9 +93,7 @@ class Identity:
     @cached_property
     def credentials(self) -> Credentials:
         """What proves us to upstreams."""
-        return Credentials(
-            self._settings, self._clock, self._worlds, self._published, self._records, self._seals, identity=self
-        )
+        return Credentials(self._ground, self)
 
     @property
     def vault(self) -> Vault:
@@ -122,11 +105,11 @@ class Identity:
 
     @cached_property
     def keys(self) -> KeysService:
-        return KeysService(self._published, self._worlds, self._clock, self.pepper)
+        return KeysService(self._ground.published, self._ground.worlds, self._ground.clock, self.pepper)
 
     @cached_property
     def clients(self) -> ClientsService:
-        return ClientsService(self._published, self._worlds, self._clock, self.pepper)
+        return ClientsService(self._ground.published, self._ground.worlds, self._ground.clock, self.pepper)
 
     @cached_property
     def passwords(self) -> Passwords:
@@ -135,33 +118,31 @@ class Identity:
     @cached_property
     def principals(self) -> PrincipalsService:
         return PrincipalsService(
-            self._published,
-            self._worlds,
-            self._clock,
+            self._ground.published,
+            self._ground.worlds,
+            self._ground.clock,
             hash_password=self.passwords.hashed,
             ended=[self._drop_sessions, self._drop_grants],
         )
 
     @cached_property
     def grants(self) -> Grants:
-        auth = self._settings.auth
+        auth = self._ground.settings.auth
         lifetimes = Lifetimes(
             code_s=auth.server.code_ttl_s, grant_s=auth.server.refresh_ttl_s, token_s=auth.token_ttl_s
         )
-        return Grants(self._records, self._published, self._worlds, self._clock, lifetimes)
+        return Grants(self._ground.records, self._ground.published, self._ground.worlds, self._ground.clock, lifetimes)
 
     @cached_property
     def server(self) -> AuthorizationServer:
-        return AuthorizationServer(self._settings, self._clock, self._worlds, self._records, self, self.log)
+        return AuthorizationServer(self._ground, self)
 
     @cached_property
     def people(self) -> People:
-        return People(
-            self._settings, self._clock, self._worlds, self._published, self._records, self._seals, identity=self
-        )
+        return People(self._ground, self)
 
     async def _drop_sessions(self, account: Account) -> None:
-        await self._records.drop(SESSION, account.id)
+        await self._ground.records.drop(SESSION, account.id)
 
     async def _drop_grants(self, account: Account) -> None:
         await self.grants.revoke_all(account.id, reason="the account has ended, or has another password")
@@ -172,12 +153,12 @@ class Identity:
 
     def each_second(self) -> None:
         """Follow what has changed on the disk, and let go of what has expired."""
-        self.signing.refresh(self._clock.time())
+        self.signing.refresh(self._ground.clock.time())
 
     async def sweep(self) -> None:
         """Remove expired records, and tokens that nobody may use any more; for one worker of all."""
-        await self._records.sweep()
-        await self.credentials.endings.sweep(self._worlds.current.state)
+        await self._ground.records.sweep()
+        await self.credentials.endings.sweep(self._ground.worlds.current.state)
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -7,16 +7,15 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mcpgw.addresses import vetted
-from mcpgw.config import LimitsSection, Provider, Settings
+from mcpgw.config import LimitsSection, Provider
 from mcpgw.domain import Action, Principal, ServerVersion, Switches, Target, Transport
 from mcpgw.openapi_section import OpenApiServer
-from mcpgw.ports import Clock, Upstream, Worlds
+from mcpgw.ports import Upstream
 from mcpgw.registry import digest
 from mcpgw.registry.search import ToolSearch
 from mcpgw.registry.selection import shown
 from mcpgw.request_state import RequestStates
 from mcpgw.running import Board
-from mcpgw.seals import Seals
 from mcpgw.shelf import ShelfLimits
 from mcpgw.task_ids import TaskIds
 from mcpgw.upstream.aggregate import Aggregate
@@ -36,6 +35,7 @@ from mcpgw.upstream.stdio import StdioServers
 from mcpgw.upstream.streams import Streams
 from mcpgw.upstream.undeclared import Undeclared
 from mcpgw.visible import visible_servers, visible_tools
+from mcpgw.wiring.ground import Ground
 from mcpgw.wiring.together import Together
 
 if TYPE_CHECKING:
@@ -50,16 +50,14 @@ class Upstreams:
 
     def __init__(
         self,
-        settings: Settings,
-        clock: Clock,
-        seals: Seals,
+        ground: Ground,
         board: Board,
-        worlds: Worlds,
         *,
         leads: bool,
         on_list_changed: ListChanged,
         sees_model: SeesModel,
     ) -> None:
+        settings, clock, seals = ground.settings, ground.clock, ground.seals
         limits, shelf = settings.limits, board.shelf
         self.seals = seals
         self.together = together = Together(board, clock, leads=leads, on_list_changed=on_list_changed)
@@ -67,7 +65,7 @@ class Upstreams:
             limits, vetted(settings.registry.allow_networks, allow_loopback=settings.server.loopback)
         )
         self.prices = _prices(settings.llm.providers)
-        sight = Sight(current=lambda: worlds.current, tools=visible_tools, servers=visible_servers)
+        sight = Sight(current=lambda: ground.worlds.current, tools=visible_tools, servers=visible_servers)
         self.notices = Notices(sight, together.capabilities, together.watches)
         self.streams = Streams(self.notices, together.children, together.shown)
         holding = Holding(RequestStates(seals), shelf, clock, limits.held_s)

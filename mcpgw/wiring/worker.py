@@ -31,7 +31,7 @@ from mcpgw.domain import SYSTEM, Action, KillSwitch, Principal, Route, ServerVer
 from mcpgw.edge import admin
 from mcpgw.edge.asgi import App
 from mcpgw.edge.llm import LlmEdge
-from mcpgw.edge.mcp import McpEdge, presented
+from mcpgw.edge.mcp import McpEdge, Workers, presented
 from mcpgw.edge.mcp_names import ClientNames
 from mcpgw.edge.mcp_sessions import Session, Sessions
 from mcpgw.edge.services import Services
@@ -66,6 +66,7 @@ from mcpgw.upstream.llm.proposals import reviewed
 from mcpgw.upstream.relay import SocketRelay
 from mcpgw.visible import sees_model
 from mcpgw.wiring.connecting import Connecting
+from mcpgw.wiring.ground import Ground
 from mcpgw.wiring.identity import Identity
 from mcpgw.wiring.upstreams import Upstreams, shelf_limits
 from mcpgw.world import NoPolicy, Snapshot, WorldKeeper, closed_world
@@ -108,11 +109,8 @@ class Worker:
         self.seals = Seals(self.places.secret("session.key"), index)
         self.worlds.refusal_of = self.identity.refusal_of
         self.upstreams = Upstreams(
-            settings,
-            self.clock,
-            self.seals,
+            self.ground,
             self.board,
-            self.worlds,
             leads=index == LEADER,
             on_list_changed=self._list_changed,
             sees_model=self._sees_model,
@@ -158,10 +156,20 @@ class Worker:
         return PublishingStore(self.store, self.bus)
 
     @cached_property
+    def ground(self) -> Ground:
+        return Ground(
+            settings=self.settings,
+            clock=self.clock,
+            worlds=self.worlds,
+            published=self.published,
+            records=SqlRecords(self.store, self.clock),
+            seals=self.seals,
+            log=JournalAuthLog(self.journal, self.worlds, self.clock),
+        )
+
+    @cached_property
     def identity(self) -> Identity:
-        records = SqlRecords(self.store, self.clock)
-        log = JournalAuthLog(self.journal, self.worlds, self.clock)
-        return Identity(self.settings, self.clock, self.worlds, self.published, records, self.seals, log)
+        return Identity(self.ground)
 
     @cached_property
     def signer(self) -> Signer:
@@ -215,15 +223,15 @@ class Worker:
             gateway=self.gateway,
             sessions=sessions,
             limits=limits,
-            worker=self.index,
-            stdio_worker=LEADER,
-            relay=SocketRelay(self.upstreams.http, partial(socket_path, self.places.run), limits),
+            workers=Workers(
+                self.index, LEADER, SocketRelay(self.upstreams.http, partial(socket_path, self.places.run), limits)
+            ),
             challenge=self._challenge_headers,
             names=ClientNames(self.upstreams.together.prompts, TaskIds(self.seals), RequestStates(self.seals)),
         )
 
     def _connecting(self) -> Connecting:
-        return Connecting(self.settings, self.clock, self.worlds, self.identity, self.prober.greet)
+        return Connecting(self.ground, self.identity, self.prober.greet)
 
     def _door(self) -> admin.Door:
         return admin.Door(

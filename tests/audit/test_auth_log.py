@@ -30,7 +30,7 @@ def journal(tmp_path: Path, clock: SetClock) -> Iterator[SlotJournal]:
 
 @pytest.fixture
 def log(journal: SlotJournal, clock: SetClock) -> JournalAuthLog:
-    return JournalAuthLog(journal, SimpleNamespace(current=world(12)), clock)  # type: ignore[arg-type]  # its epoch alone
+    return JournalAuthLog(journal, SimpleNamespace(current=world(12)), clock)
 
 
 @pytest.mark.requirement("as:audit")

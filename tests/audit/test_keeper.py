@@ -98,7 +98,7 @@ async def test_what_is_signed_is_on_the_disk_first(
 
         def sync(fd: int, real: object = real) -> None:
             synced.append(os.readlink(f"/proc/self/fd/{fd}"))
-            real(fd)  # type: ignore[operator]
+            real(fd)
 
         monkeypatch.setattr(os, name, sync)
     keeper.tick()
@@ -205,7 +205,7 @@ async def test_a_database_that_does_not_answer_does_not_stop_the_signing(
     def away(after: int, limit: int) -> list[tuple[int, int, AdminNote]]:
         raise Unavailable("the database does not answer")
 
-    keeper = a_keeper(tmp_path, clock, away)  # type: ignore[arg-type]
+    keeper = a_keeper(tmp_path, clock, away)
     journal = a_journal(tmp_path / "audit", clock)
     await call(journal, clock)
     with caplog.at_level(logging.CRITICAL, "mcpgw.audit"):

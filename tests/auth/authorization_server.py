@@ -29,6 +29,7 @@ from mcpgw.seals import Seals
 from mcpgw.store.migrations import upgrade
 from mcpgw.store.records import SqlRecords
 from mcpgw.store.sql import SqlStore
+from mcpgw.wiring.ground import Ground
 from mcpgw.wiring.identity import Identity
 from tests.auth.parts import BASE, PEPPER, START, SettableClock, StoreWorlds, a_client
 
@@ -99,7 +100,16 @@ class Server:
         self.worlds = StoreWorlds(store)
         self.records = SqlRecords(store, clock)
         seals = Seals(bytes(32), 0)
-        self.identity = Identity(settings, clock, self.worlds, store, self.records, seals, self.log)
+        ground = Ground(
+            settings=settings,
+            clock=clock,
+            worlds=self.worlds,
+            published=store,
+            records=self.records,
+            seals=seals,
+            log=self.log,
+        )
+        self.identity = Identity(ground)
         self.server = self.identity.server
         self.forms = self.server.forms
 

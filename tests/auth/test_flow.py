@@ -98,7 +98,7 @@ async def test_the_sdk_gets_a_token_by_itself(tmp_path: Path, method: str, path:
             memory,
             made["client_id"],
             made["client_secret"],
-            method,  # type: ignore[arg-type]
+            method,
             issuer=gateway.base,
         )
         async with httpx2.AsyncClient(auth=provider) as client:

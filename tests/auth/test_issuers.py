@@ -62,7 +62,7 @@ class Trusting:
 @pytest.fixture(scope="module")
 def signing() -> SigningKeys:
     key = key_of("ES256", 99)
-    return SigningKeys(key)  # type: ignore[arg-type]  # of P-256, by its algorithm
+    return SigningKeys(key)
 
 
 @pytest.fixture

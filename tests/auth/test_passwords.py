@@ -36,7 +36,7 @@ async def an_account(passwords: Passwords, subject: str = "ann", **facts: object
         created_by="mcpgw|root",
         created_at=START,
         password=await passwords.hashed(GOOD),
-        **facts,  # type: ignore[arg-type]
+        **facts,
     )
 
 

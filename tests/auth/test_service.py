@@ -200,11 +200,11 @@ async def test_a_change_that_comes_between_is_not_lost(office: Office) -> None:
 
     async def read_then_revoke() -> State:
         state = await read()
-        office.store.state = read  # type: ignore[method-assign]
+        office.store.state = read
         await KeysService(office.store, office.worlds, office.clock, PEPPER).revoke(ADMIN, made["id"], "stolen")
         return state
 
-    office.store.state = read_then_revoke  # type: ignore[method-assign]
+    office.store.state = read_then_revoke
     with pytest.raises(Conflict, match="revoked"):
         await office.keys.rotate(ADMIN, made["id"])
     assert len(office.keys.list()) == 1

@@ -42,7 +42,7 @@ class Scene:
 
     def server(self, **more: object) -> AuthorizationServer:
         made = AuthorizationServer(issuer=self.web.base, token_endpoint=f"{self.web.base}/token")
-        return replace(made, registration_endpoint=f"{self.web.base}/register", **more)  # type: ignore[arg-type]  # of the test
+        return replace(made, registration_endpoint=f"{self.web.base}/register", **more)
 
 
 @pytest.fixture

@@ -232,7 +232,7 @@ async def slow_clients(gate: GatewayProcess, proxy: Proxy, scale: float) -> Figu
         text = client.text("echo", {"text": "x" * (500_000 if kind == 2 else 500), "marker": "slow"})
         with suppress(ConnectionError):
             if kind == 2:  # asks and asks, and does not read
-                client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+                client.reader._transport.pause_reading()
                 while True:
                     client.writer.write(text)
                     await client.writer.drain()

@@ -15,6 +15,8 @@ import anyio
 import uvicorn
 from starlette.types import ASGIApp
 
+from tests.eventually import eventually
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -54,9 +56,7 @@ async def served(app: ASGIApp, *, lifespan: bool = False) -> AsyncIterator[str]:
     server = uvicorn.Server(config)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.serve)
-        with anyio.fail_after(10):
-            while not server.started:
-                await anyio.sleep(0)
+        await eventually(lambda: server.started, within_s=10)
         port = server.servers[0].sockets[0].getsockname()[1]
         yield f"http://127.0.0.1:{port}"
         server.should_exit = True

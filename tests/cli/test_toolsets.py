@@ -35,11 +35,11 @@ async def test_a_toolset_is_sent_as_its_file_has_it(operator: Operator) -> None:
     assert (await operator.runs("toolsets", "remove", "desk")).out == "removed desk\n"
     (replaced, (_, slug, given), _), removed = operator.gateway.noted.asked
     assert (replaced, slug, removed[0]) == ("replace", "desk", "remove")
-    first, second = given["tools"]  # type: ignore[index]
+    first, second = given["tools"]
     assert (first["tool"], first["name"], first["pinned"]) == ("notes/read", "look_up", {"tenant": "blue"})
     assert first["defaults"] == {"limit": 10, "since": "2026-01-01"}
     assert (second["tool"], second["name"], second["pinned"]) == ("wiki/*", None, {})
-    assert given["search"] is True  # type: ignore[index]
+    assert given["search"] is True
 
 
 @pytest.mark.requirement("toolset:changes")

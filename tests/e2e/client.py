@@ -243,7 +243,7 @@ class Stream:
                 yield json.loads(data)
 
 
-def through(worker: str, at: GatewayProcess, key: str, path: str, kind: type[C] = Client) -> C:  # type: ignore[assignment]  # the default is a Client
+def through(worker: str, at: GatewayProcess, key: str, path: str, kind: type[C] = Client) -> C:
     """Return a client whose connection this worker has accepted."""
 
     def connected() -> C | None:

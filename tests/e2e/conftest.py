@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.async_api import BrowserContext
 
+from tests.e2e import browser
+from tests.e2e.oauth_parts import Callback, callback
 from tests.e2e.parts import Witness, a_witness
 from tests.fixtures.processes import free_port, running
 from tests.harness import ROOT, GatewayProcess, gateway
@@ -65,3 +68,21 @@ def gate(
             made.publish(slug, testimony.url(slug))
         yield made
         assert "Traceback" not in made.output()
+
+
+@pytest.fixture
+async def context() -> AsyncIterator[BrowserContext]:
+    """A browser of somebody who has not been here before."""
+    try:
+        browser.find()
+    except browser.NoBrowser as missing:
+        pytest.skip(str(missing))
+    async with browser.async_browser() as made:
+        yield made
+
+
+@pytest.fixture
+def back() -> Iterator[Callback]:
+    """Where a client waits for the answer of an authorization server."""
+    with callback() as made:
+        yield made

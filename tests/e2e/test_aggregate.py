@@ -180,7 +180,7 @@ async def test_lists_over_thirty_servers_come_in_pages_and_lead_to_the_right_one
     ]
     assert templates == [f"mcpgw+{slug}+book://{{number}}/page/{{page}}" for slug in SHELVES]
     assert (asked, odd) == ("ask-3, asked shelf-17", f"{ODD}, asked shelf-29")
-    assert [(c.uri, c.text) for c in (*read.contents, *made.contents)] == [  # type: ignore[union-attr]
+    assert [(c.uri, c.text) for c in (*read.contents, *made.contents)] == [
         ("mcpgw+shelf-08+book://7", "book://7, read by shelf-08"),
         ("mcpgw+shelf-09+book://4/page/2", "book://4/page/2, read by shelf-09"),
     ]
@@ -210,8 +210,8 @@ async def test_an_app_is_found_where_its_tool_says(library: GatewayProcess, mode
         (link,) = (await client.call_tool("shelf-03__open")).content
         linked = await client.read_resource(str(link.uri))
     assert app == "ui://shelf-03/reading-room/main.html"
-    assert shown.contents[0].text == f"{APP}, read by shelf-03"  # type: ignore[union-attr]
-    assert linked.contents[0].text == "book://1, read by shelf-03"  # type: ignore[union-attr]
+    assert shown.contents[0].text == f"{APP}, read by shelf-03"
+    assert linked.contents[0].text == "book://1, read by shelf-03"
 
 
 @pytest.mark.requirement("several:prompt-names")
@@ -267,7 +267,7 @@ async def test_resources_inside_of_prompts_and_results_can_be_read(house: Three,
         result = await client.call_tool("b__test_embedded_resource")
         with pytest.raises(MCPError) as missing:
             await client.read_resource("mcpgw+b+test://missing")
-    assert '"id":"7"' in read.contents[0].text  # type: ignore[union-attr]
+    assert '"id":"7"' in read.contents[0].text
     (content,) = result.content
     assert str(content.resource.uri) == "mcpgw+b+test://embedded-resource"
     assert missing.value.error.data == {"uri": "mcpgw+b+test://missing"}

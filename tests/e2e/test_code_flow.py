@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
@@ -20,9 +20,8 @@ from playwright.async_api import BrowserContext
 from pydantic import AnyUrl
 
 from tests import tools
-from tests.e2e import browser
 from tests.e2e.agents import MODERN, Tokens, Wire, agent, text_of
-from tests.e2e.oauth_parts import Callback, callback, code_flow, decide, local_user, mcp_remote, new_user, sign_in
+from tests.e2e.oauth_parts import Callback, code_flow, decide, local_user, mcp_remote, new_user, sign_in
 from tests.fixtures.authority import Authority
 from tests.harness import GatewayProcess, gateway, rego
 
@@ -31,23 +30,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprec
 WORKERS = 2
 WITHIN_S = 120.0
 _numbers = count(1)
-
-
-@pytest.fixture
-async def context() -> AsyncIterator[BrowserContext]:
-    """A browser of somebody who has not been here before."""
-    try:
-        browser.find()
-    except browser.NoBrowser as missing:
-        pytest.skip(str(missing))
-    async with browser.async_browser() as made:
-        yield made
-
-
-@pytest.fixture
-def back() -> Iterator[Callback]:
-    with callback() as made:
-        yield made
 
 
 @contextmanager

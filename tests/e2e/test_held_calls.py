@@ -314,7 +314,7 @@ class Person:
         content = {"username": "ada", "email": "ada@example", "name": "Ada", "color": "blue", "context": "a test"}
         wanted = params.requested_schema["properties"]
         given = {name: value for name, value in content.items() if name in wanted}
-        return ElicitResult(action=self.action, content=given if self.action == "accept" else None)  # type: ignore[arg-type]
+        return ElicitResult(action=self.action, content=given if self.action == "accept" else None)
 
     async def sampled(self, context: Any, params: Any) -> CreateMessageResult:
         self.asked.append(params.messages[0].content.text)

@@ -82,7 +82,7 @@ async def test_server_everything_over_stdio_serves_clients_of_both_eras(gate: Ga
     assert told.structured_content is not None and told.structured_content["temperature"]
     assert steps == [(1, 2), (2, 2)]
     assert {"simple-prompt", "args-prompt"} <= prompts
-    assert "Bern" in filled.messages[0].content.text  # type: ignore[union-attr]
+    assert "Bern" in filled.messages[0].content.text
     assert read.contents
 
 

@@ -263,8 +263,8 @@ async def test_resources_are_listed_and_read_by_their_own_uris(server: Place, mo
     assert [str(resource.uri) for resource in listed] == ["test://static-text", WATCHED]  # the picture is hidden
     assert [template.uri_template for template in templates] == ["test://template/{id}/data"]
     (content,) = text.contents
-    assert content.text == "This is the content of the static text resource."  # type: ignore[union-attr]
-    assert '"id":"7"' in made.contents[0].text  # type: ignore[union-attr]
+    assert content.text == "This is the content of the static text resource."
+    assert '"id":"7"' in made.contents[0].text
 
 
 @pytest.mark.requirement("sdk:subscriptions")

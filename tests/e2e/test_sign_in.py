@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from playwright.async_api import BrowserContext, Page
 from tests import tools
 from tests.e2e import browser
 from tests.e2e.agents import Tokens, agent, text_of
-from tests.e2e.oauth_parts import Callback, Person, at_provider, callback, code_flow, decide, shown
+from tests.e2e.oauth_parts import Callback, Person, at_provider, code_flow, decide, shown
 from tests.fixtures.oidc_provider import OidcProvider, Settings, a_client, oidc_provider
 from tests.harness import GatewayProcess, gateway, rego
 
@@ -53,23 +53,6 @@ def gate(
             made.publish("everything", everything_url)
             yield made
             assert "Traceback" not in made.output()
-
-
-@pytest.fixture
-async def context() -> AsyncIterator[BrowserContext]:
-    """A browser of somebody who has not been here before."""
-    try:
-        browser.find()
-    except browser.NoBrowser as missing:
-        pytest.skip(str(missing))
-    async with browser.async_browser() as made:
-        yield made
-
-
-@pytest.fixture
-def back() -> Iterator[Callback]:
-    with callback() as made:
-        yield made
 
 
 async def to_provider(page: Page) -> None:

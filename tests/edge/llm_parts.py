@@ -193,7 +193,7 @@ async def place(
         await started(sockets)
         listening.set()
 
-    server.startup = startup  # type: ignore[method-assign]
+    server.startup = startup
     task = asyncio.create_task(server._serve())
     await listening.wait()
     port: int = server.servers[0].sockets[0].getsockname()[1]

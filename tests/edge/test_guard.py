@@ -89,7 +89,7 @@ async def door(*, relayed: bool = False, limits: LimitsSection | None = None, **
     finally:
         listening.close()
         for connection in list(state.connections):
-            connection.transport.abort()  # type: ignore[union-attr]
+            connection.transport.abort()
         await asyncio.gather(*state.tasks, return_exceptions=True)
 
 

@@ -70,7 +70,7 @@ async def served(app: App, limits: LimitsSection | None = None) -> AsyncIterator
         for writer in writers:
             writer.close()
         for connection in list(state.connections):
-            connection.transport.abort()  # type: ignore[union-attr]
+            connection.transport.abort()
         await asyncio.gather(*state.tasks, return_exceptions=True)
 
 
@@ -283,7 +283,7 @@ async def test_a_client_that_asks_and_asks_and_does_not_read_is_cut_off_with_wha
 
     async with served(large, QUICK) as connect:
         client = await connect()
-        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        client.reader._transport.pause_reading()
         with pytest.raises(ConnectionError):
             while True:
                 await client.send(post(b"") * 10)

@@ -15,6 +15,7 @@ from mcpgw.domain import Decision, Effect, Scope, Verb
 from mcpgw.ports import Question
 from mcpgw.upstream.http import Response
 from tests.edge.llm_parts import Place, place
+from tests.eventually import eventually
 from tests.fixtures.llm_provider import Provider as Fixture
 from tests.fixtures.llm_provider import provider
 from tests.parts import Rules, decision, switch
@@ -338,9 +339,7 @@ async def test_a_client_that_goes_away_ends_the_providers_work(
 
 
 async def _settled(gate: Place) -> bool:
-    with anyio.fail_after(2):
-        while gate.board.calls:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: not gate.board.calls, within_s=2)
     return True
 
 

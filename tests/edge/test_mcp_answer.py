@@ -186,7 +186,7 @@ async def test_success_is_told_before_the_answer_leaves_and_an_error_is_none() -
     told: list[int] = []
     for code in (None, -32603):
         client = Client()
-        client.answer.on_success = lambda part, client=client: told.append(len(client.sent))  # type: ignore[misc]
+        client.answer.on_success = lambda part, client=client: told.append(len(client.sent))
         await client.answer.deliver(Part(PartKind.WHOLE, b'{"a":1}', error_code=code))
     assert told == [0]
 

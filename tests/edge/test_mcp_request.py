@@ -340,7 +340,7 @@ def test_arguments_and_forwarded_parameters_are_the_very_bytes_that_came(era: st
         headers = {"mcp-protocol-version": VERSION, "mcp-method": "tools/call", "mcp-name": "read"}
     else:
         headers = {"mcp-protocol-version": "2025-06-18"}
-    request = read(body + b"}}", headers)  # type: ignore[arg-type]
+    request = read(body + b"}}", headers)
     assert request.defect is None
     assert request.modern == (era == "modern")
     assert request.arguments.raw == arguments

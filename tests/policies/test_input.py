@@ -191,7 +191,7 @@ def test_the_head_is_exactly_what_does_not_change_between_calls() -> None:
 
 def test_a_fragment_is_encoded_once_for_each_object() -> None:
     encoded: list[ToolPin] = []
-    fragments = Fragments[ToolPin](lambda pin: encoded.append(pin) or pin.name.encode())  # type: ignore[func-returns-value]
+    fragments = Fragments[ToolPin](lambda pin: encoded.append(pin) or pin.name.encode())
     pins = [pinned(published(tools=[name]))["tool"] for name in ("a", "b")]
     assert [fragments.of(pin) for pin in pins * 3] == [b"a", b"b"] * 3
     assert encoded == pins

@@ -192,7 +192,7 @@ def test_no_two_tools_of_a_toolset_share_a_name(own: set[str], given_names: set[
     held = state(toolset({"tool": "*"}, *named), notes=pins("read", *sorted(own)), wiki=pins(*sorted(own)))
     offers = offered(held).offers
     assert len({offer.name for offer in offers}) == len(offers)
-    assert all(offered(held).find(offer.name).name == offer.name for offer in offers)  # type: ignore[union-attr]
+    assert all(offered(held).find(offer.name).name == offer.name for offer in offers)
 
 
 # Which toolsets can be

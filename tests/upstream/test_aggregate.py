@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,6 +13,7 @@ from mcpgw.capabilities import FRESH_S, RETRY_S, LearntCapabilities, capabilitie
 from mcpgw.domain import Action, ClientFacts, Effect, Era, Part, PartKind, Route, Scope, ServerVersion, Verb
 from mcpgw.errors import ClientGone, InvalidParams, Unavailable, UpstreamFailed, UpstreamUnreachable
 from mcpgw.ports import Capabilities, Question
+from tests.eventually import eventually
 from tests.parts import Rules, action, switch
 from tests.upstream.calls import HandClock
 from tests.upstream.several import House, Server
@@ -92,9 +92,7 @@ async def test_a_handshake_waits_for_no_server_and_asks_none_twice(houses: list[
     with anyio.fail_after(1):
         first = (await home.ask(greeting(LEGACY)))["capabilities"]
     assert set(first) == {"tools", "prompts", "resources", "completions", "logging"}, "what may be there is announced"
-    with anyio.fail_after(5):
-        while not (silent.asked and plain.asked):
-            await asyncio.sleep(0)
+    await eventually(lambda: bool(silent.asked and plain.asked))
     for _ in range(3):
         await home.ask(greeting(LEGACY))
     assert (len(silent.asked), len(plain.asked)) == (1, 1)
@@ -136,7 +134,7 @@ def version() -> ServerVersion:
 async def test_what_a_server_said_is_kept_and_asked_for_anew_after_a_while(version: ServerVersion) -> None:
     clock, answers = HandClock(), Answers()
     learnt = LearntCapabilities(clock, lambda version: True)
-    learnt.serve(answers)  # type: ignore[arg-type]
+    learnt.serve(answers)
     said = Capabilities(era=Era.LEGACY, prompts=True, announces=frozenset({"prompts"}))
     assert learnt.known(version) is None
     assert await learnt.of(version) == said
@@ -146,9 +144,7 @@ async def test_what_a_server_said_is_kept_and_asked_for_anew_after_a_while(versi
     clock.now += 1
     answers.answer = b'{"capabilities":{}}'
     assert learnt.known(version) == said, "the older answer, meanwhile"
-    with anyio.fail_after(5):
-        while learnt.known(version) == said:
-            await asyncio.sleep(0)
+    await eventually(lambda: learnt.known(version) != said)
     assert answers.asked == 2
     await learnt.aclose()
 
@@ -159,7 +155,7 @@ async def test_a_server_that_does_not_say_is_asked_again_later_and_at_once_by_wh
 ) -> None:
     clock, answers = HandClock(), Answers()
     learnt = LearntCapabilities(clock, lambda version: True)
-    learnt.serve(answers)  # type: ignore[arg-type]
+    learnt.serve(answers)
     answers.answer = UpstreamUnreachable("down")
     with pytest.raises(UpstreamUnreachable):
         await learnt.of(version)
@@ -170,9 +166,7 @@ async def test_a_server_that_does_not_say_is_asked_again_later_and_at_once_by_wh
     clock.now += RETRY_S
     assert learnt.known(version) is None
     answers.answer = b"[]"
-    with anyio.fail_after(5):
-        while answers.asked < 3:
-            await asyncio.sleep(0)
+    await eventually(lambda: answers.asked >= 3)
     await learnt.aclose()
 
 
@@ -180,7 +174,7 @@ async def test_a_server_that_does_not_say_is_asked_again_later_and_at_once_by_wh
 async def test_a_worker_does_not_ask_the_servers_of_another(version: ServerVersion) -> None:
     answers = Answers()
     learnt = LearntCapabilities(HandClock(), lambda version: False)
-    learnt.serve(answers)  # type: ignore[arg-type]
+    learnt.serve(answers)
     assert learnt.known(version) is None
     with pytest.raises(Unavailable):
         await learnt.of(version)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 from collections.abc import AsyncIterator, Callable
@@ -16,6 +15,7 @@ from mcpgw.errors import InvalidParams, Killed, MethodNotAllowed, WorldMoved
 from mcpgw.ports import Exchange
 from mcpgw.upstream.http import HttpClient
 from mcpgw.upstream.mcp_sse import SseServers
+from tests.eventually import eventually
 from tests.upstream.calls import BOB, LIMITS, MODERN, Caller, CountingGate, HandClock, version
 from tests.upstream.scripted import Asked, plain, said, scripted
 from tests.upstream.sse_server import Conversation, EventServer
@@ -90,9 +90,7 @@ async def next_of(parts: AsyncIterator[Part]) -> dict[str, Any]:
 
 
 async def until_asked(server: Any, verb: str, count: int = 1) -> list[Asked]:
-    with anyio.fail_after(5):
-        while len(server.of(verb)) < count:
-            await asyncio.sleep(0.005)
+    await eventually(lambda: len(server.of(verb)) >= count)
     found: list[Asked] = server.of(verb)
     return found
 

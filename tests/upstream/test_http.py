@@ -181,7 +181,7 @@ async def test_the_gate_is_called_after_the_connect_in_the_callback_of_the_write
                 seen.append("write")
                 write(data)
 
-            connection._transport = _Writing(connection._transport, written)  # type: ignore[assignment]
+            connection._transport = _Writing(connection._transport, written)
             assert connection._transport.get_write_buffer_size() == 0
             seen.append("gate")
             loop.call_soon(seen.append, "next callback")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -16,6 +15,7 @@ from mcpgw.errors import ClientGone, UpstreamFailed
 from mcpgw.upstream.http import HttpClient
 from mcpgw.upstream.mcp_http import McpHttpUpstream
 from mcpgw.upstream.mcp_translate import modern_tool
+from tests.eventually import eventually
 from tests.fixtures.raw_http import Peer, answer
 from tests.upstream.calls import ALICE, BOB, LIMITS, MODERN, Caller, CountingGate, HandClock, mcp_http, version
 from tests.upstream.scripted import (
@@ -45,13 +45,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def modern(upstream: McpHttpUpstream, legacy_server: str) -> Caller:
     return Caller(upstream, version(legacy_server))
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Return when the condition holds, which other tasks bring about."""
-    with anyio.fail_after(5):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 # Discovery and results
@@ -444,7 +437,7 @@ async def test_a_client_that_leaves_cancels_its_request(upstream: McpHttpUpstrea
         await exchange.aclose(ClientGone("gone"))
         with anyio.fail_after(5):
             await gone.wait()
-        await until(lambda: server.of("notifications/cancelled"))
+        await eventually(lambda: server.of("notifications/cancelled"))
         [told] = server.of("notifications/cancelled")
         assert told.params == {"requestId": server.of("tools/call")[0].id}
 

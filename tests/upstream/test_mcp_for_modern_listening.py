@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from mcpgw.domain import Part, PartKind, Verb
 from mcpgw.errors import ClientGone, InvalidParams, Killed, MethodNotAllowed, WorldMoved
 from mcpgw.ports import Exchange
 from mcpgw.upstream.mcp_http import McpHttpUpstream
+from tests.eventually import eventually
 from tests.fixtures.raw_http import Peer, answer
 from tests.upstream.calls import Caller, CountingGate, version
 from tests.upstream.scripted import (
@@ -129,12 +130,6 @@ async def ear(caller: Caller, wanted: dict[str, Any], listen_id: str = '"l-1"') 
         await found.leave()
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    """Return when the condition holds, which other tasks bring about."""
-    while not condition():
-        await asyncio.sleep(0.005)
-
-
 @pytest.fixture(autouse=True)
 async def _in_time() -> AsyncIterator[None]:
     with anyio.fail_after(10):
@@ -162,8 +157,8 @@ async def test_a_listen_is_acknowledged_first_and_told_under_its_own_id(upstream
         ]
         await heard.leave()
         assert [a.params for a in found.of("resources/subscribe")] == [{"uri": "x://1"}]
-        await until(lambda: found.of("resources/unsubscribe"))
-        await until(lambda: server.closed)
+        await eventually(lambda: found.of("resources/unsubscribe"))
+        await eventually(lambda: server.closed)
 
 
 @pytest.mark.requirement("for-modern:listens")
@@ -206,7 +201,7 @@ async def test_a_resource_that_cannot_be_watched_is_not_granted(upstream: McpHtt
         heard = await listening(Caller(upstream, version(found.url)), {"resourceSubscriptions": ["x://no", "x://yes"]})
         assert await heard.acknowledged() == {"resourceSubscriptions": ["x://yes"]}
         await heard.leave()
-        await until(lambda: found.of("resources/unsubscribe"))
+        await eventually(lambda: found.of("resources/unsubscribe"))
         assert [a.params["uri"] for a in found.of("resources/unsubscribe")] == ["x://yes"]
 
 
@@ -324,7 +319,7 @@ async def test_all_who_listen_in_a_session_share_its_stream(upstream: McpHttpUps
         await two.heard()
         assert server.closed == 0
         await two.leave()
-        await until(lambda: server.closed)
+        await eventually(lambda: server.closed)
         assert len(found.of("GET")) == 1
 
 
@@ -336,11 +331,11 @@ async def test_a_resource_is_watched_as_long_as_somebody_wants_it(upstream: McpH
         async with ear(caller, {"resourceSubscriptions": ["x://1"]}) as one:
             async with ear(caller, {"resourceSubscriptions": ["x://1", "x://2"]}):
                 assert [a.params["uri"] for a in found.of("resources/subscribe")] == ["x://1", "x://2"]
-            await until(lambda: found.of("resources/unsubscribe"))
+            await eventually(lambda: found.of("resources/unsubscribe"))
             server.tell(said("notifications/resources/updated", uri="x://1"))
             await one.heard()
             assert [a.params["uri"] for a in found.of("resources/unsubscribe")] == ["x://2"]
-        await until(lambda: len(found.of("resources/unsubscribe")) == 2)
+        await eventually(lambda: len(found.of("resources/unsubscribe")) == 2)
 
 
 @pytest.mark.requirement("for-modern:shared-stream")
@@ -403,7 +398,7 @@ async def test_a_reply_on_the_shared_stream_is_written_in_the_name_of_whoever_ma
         async with ear(caller, EVERYTHING) as one, ear(caller, EVERYTHING) as two:
             one.gate.closed = Killed("killed")
             server.tell({**said("ping"), "id": "q1"})
-            await until(lambda: found.of("answer"))
+            await eventually(lambda: found.of("answer"))
             assert two.gate.passed == 1
             two.gate.closed = Killed("killed")
             server.tell({**said("ping"), "id": "q2"})
@@ -424,7 +419,7 @@ async def test_when_the_world_moves_each_listener_is_judged_again_before_the_str
         assert (part.kind, part.body) == (PartKind.EVENT, b"")
         assert found.of("answer") == []
         heard.gate.closed = None  # the pipeline has judged again
-        await until(lambda: found.of("answer"))
+        await eventually(lambda: found.of("answer"))
 
 
 @pytest.mark.requirement("for-modern:listen-gate")
@@ -435,6 +430,6 @@ async def test_after_a_kill_a_listener_writes_nothing_more(upstream: McpHttpUpst
         await heard.acknowledged()
         heard.gate.closed = Killed("killed")
         await heard.leave(Killed("killed"))
-        await until(lambda: server.closed)
+        await eventually(lambda: server.closed)
         await upstream.aclose()
         assert found.of("resources/unsubscribe") == []

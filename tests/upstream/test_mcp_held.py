@@ -22,6 +22,7 @@ from mcpgw.errors import (
     UpstreamUnreachable,
     WorldMoved,
 )
+from tests.eventually import eventually
 from tests.fixtures.raw_http import Peer, answer
 from tests.upstream.calls import BOB, LIMITS, CountingGate, HandClock, version
 from tests.upstream.inquiring import ABLE, ACCEPT, HELD_S, SOON_S, Client, Inquirer, Questions, a_client, form
@@ -47,12 +48,6 @@ def serve(clock: HandClock) -> Serve:
                 yield client, server
 
     return serving
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Return when the condition holds, which other tasks bring about."""
-    while not condition():
-        await asyncio.sleep(0.005)
 
 
 # A question and its answer
@@ -421,7 +416,7 @@ async def test_a_server_is_told_that_a_call_ended_while_it_waited(serve: Serve, 
         questions = Questions.of(await client.call())
         client.end(reason)
         await inquirer.cut.wait()
-        await until(lambda: server.of("notifications/cancelled"))
+        await eventually(lambda: server.of("notifications/cancelled"))
         [told] = server.of("notifications/cancelled")
         assert told.params == {"requestId": server.of("tools/call")[0].id}
         assert told.headers["mcp-session-id"] == "session-1"
@@ -455,7 +450,7 @@ async def test_a_client_that_leaves_its_retry_cancels_the_call(serve: Serve) -> 
                 break
         await exchange.aclose(ClientGone("gone"))
         await inquirer.cut.wait()
-        await until(lambda: server.of("notifications/cancelled"))
+        await eventually(lambda: server.of("notifications/cancelled"))
 
 
 @pytest.mark.requirement("held:never-twice")

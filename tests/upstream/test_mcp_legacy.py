@@ -23,6 +23,7 @@ from mcpgw.errors import (
 )
 from mcpgw.upstream.http import HttpClient
 from mcpgw.upstream.mcp_http import McpHttpUpstream
+from tests.eventually import eventually
 from tests.fixtures.raw_http import Peer, answer
 from tests.upstream.calls import LEGACY, LIMITS, Caller, CountingGate, HandClock, mcp_http, version
 from tests.upstream.scripted import (
@@ -47,13 +48,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 def caller_of(upstream: McpHttpUpstream, url: str) -> Caller:
     return Caller(upstream, version(url), client=LEGACY, session="s-1")
-
-
-async def until(condition: Any) -> None:
-    """Return when the condition holds, which other tasks bring about."""
-    with anyio.fail_after(5):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.requirement("upstream:sessions")
@@ -378,7 +372,7 @@ async def test_letting_go_of_a_call_tells_the_server_which_request_is_cancelled(
         await anext(aiter(exchange))
         gate.closed = reason  # as the board has cut it
         await exchange.aclose(asyncio.CancelledError() if reason is None else reason)
-        await until(lambda: server.of("notifications/cancelled"))
+        await eventually(lambda: server.of("notifications/cancelled"))
         cancelled = server.of("notifications/cancelled")[0]
         assert cancelled.params == {"requestId": server.of("tools/call")[0].id}
         assert cancelled.headers["mcp-session-id"] == "session-1"
@@ -425,7 +419,7 @@ async def test_a_call_cancelled_before_its_answer_began_is_cancelled_at_the_serv
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await until(lambda: server.of("notifications/cancelled"))
+        await eventually(lambda: server.of("notifications/cancelled"))
 
 
 @pytest.mark.requirement("upstream:streams")

@@ -25,6 +25,7 @@ from mcpgw.errors import (
 )
 from mcpgw.upstream.http import HttpClient
 from mcpgw.upstream.mcp_sse import SseServers
+from tests.eventually import eventually
 from tests.fixtures.raw_http import Peer, answer
 from tests.parts import switch
 from tests.upstream.calls import (
@@ -369,9 +370,7 @@ async def test_a_call_that_is_let_go_of_is_cancelled_at_the_server_but_after_a_k
         await exchange.aclose(reason)
         await exchange.aclose(None)
         await anyio.wait_all_tasks_blocked()
-        with anyio.fail_after(5):
-            while not isinstance(reason, Killed) and not server.of("notifications/cancelled"):
-                await asyncio.sleep(0.005)
+        await eventually(lambda: isinstance(reason, Killed) or server.of("notifications/cancelled"))
         await caller.call("echo")
     hung = next(asked for asked in server.asked if asked.params.get("name") == "hang")
     cancelled = [asked.params for asked in server.of("notifications/cancelled")]

@@ -356,14 +356,14 @@ async def test_a_subscription_is_told_under_its_id_and_only_what_it_asked_for(ro
     for stream in (tools, nothing):
         await stream.next()
         await stream.next()
-        stream._exchange.notify("prompts")  # type: ignore[attr-defined]
-        stream._exchange.notify("tools")  # type: ignore[attr-defined]
+        stream._exchange.notify("prompts")
+        stream._exchange.notify("tools")
     assert await tools.message() == {
         "jsonrpc": "2.0",
         "method": "notifications/tools/list_changed",
         "params": {"_meta": {"io.modelcontextprotocol/subscriptionId": "sub-1"}},
     }
-    assert nothing._exchange._queue.empty()  # type: ignore[attr-defined]
+    assert nothing._exchange._queue.empty()
     await tools.close()
     await nothing.close()
 
@@ -378,7 +378,7 @@ async def test_what_another_server_says_is_not_told(roads: Roads) -> None:
     assert (await stream.message())["method"] == "notifications/prompts/list_changed"
     await stream.close()
     roads.notices.server_said("notes", "tools")
-    assert stream._exchange._queue.empty()  # type: ignore[attr-defined]
+    assert stream._exchange._queue.empty()
 
 
 @pytest.mark.requirement("own:streams")

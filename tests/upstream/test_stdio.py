@@ -35,6 +35,7 @@ from mcpgw.errors import (
 from mcpgw.task_ids import EXTENSION
 from mcpgw.upstream import stdio_supervision
 from mcpgw.upstream.stdio import StdioServers
+from tests.eventually import eventually
 from tests.fixtures.processes import state_of
 from tests.upstream.calls import ALICE, BOB, LEGACY, LIMITS, MODERN, Caller, CountingGate, HandClock, version
 
@@ -80,9 +81,7 @@ async def about(caller: Caller) -> dict[str, Any]:
 
 
 async def until_gone(pid: int) -> None:
-    with anyio.fail_after(5):
-        while state_of(pid) not in {"gone", "Z"}:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: state_of(pid) in {"gone", "Z"})
 
 
 @pytest.mark.requirement("stdio:process")
@@ -464,9 +463,7 @@ async def test_standard_error_is_logged_line_by_line_with_nothing_live_in_it(
     caplog.set_level(logging.INFO, "mcpgw.stdio")
     caller = serve()
     await caller.call("complain")
-    with anyio.fail_after(5):
-        while "lines: last" not in caplog.text:
-            await asyncio.sleep(0.005)
+    await eventually(lambda: "lines: last" in caplog.text)
     lines = [record.getMessage() for record in caplog.records]
     assert r"lines: \x1b[31mred\x1b[0m\u2028\u202eright\rto left" in lines
     assert "lines: second" in lines

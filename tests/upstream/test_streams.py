@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -13,6 +13,7 @@ import pytest
 from mcpgw.backoff import Backoff
 from mcpgw.domain import SYSTEM, Action, ClientFacts, Effect, Part, PartKind, Scope, Verb
 from mcpgw.errors import InvalidParams, UpstreamUnreachable
+from tests.eventually import eventually
 from tests.parts import Rules, action, switch
 from tests.upstream.calls import HandClock
 from tests.upstream.several import House, Open, Refused, Server
@@ -71,12 +72,6 @@ def subscribing(uri: str = "test://x", server: str = "a", verb: Verb = Verb.RESO
 async def opened(server: Server) -> Open:
     with anyio.fail_after(5):
         return await server.opened.get()
-
-
-async def eventually(right: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
-        while not right():
-            await asyncio.sleep(0.001)
 
 
 # What is told
