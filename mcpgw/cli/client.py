@@ -25,6 +25,7 @@ DECISION = "io.mcpgw/decision"
 TIMEOUT_S = 30.0
 # A slow tool may be silent for long; the gateway has the deadlines.
 READ_TIMEOUT_S = 900.0
+_LISTED = "`mcpgw tools` lists what this key may use"
 Legacy = Annotated[bool, typer.Option("--legacy", help="Speak the protocol as before 2026-07-28.")]
 T = TypeVar("T")
 
@@ -131,7 +132,8 @@ def _explained(error: BaseException, gateway: Gateway) -> GatewayError:
         error = error.exceptions[0]
     if isinstance(error, MCPError):
         data = error.data if isinstance(error.data, dict) else {}
-        fix = str(data.get("fix", ""))
+        # A name that is hidden is answered as one that nobody has, which leaves no room for a fix.
+        fix = str(data.get("fix", _LISTED if error.message.startswith("Unknown ") else ""))
         kind = Killed if data.get("reason") == "killed" else UpstreamFailed
         return kind(error.message, fix=fix, data={"jsonrpc_code": error.code, **data})
     if isinstance(error, httpx2.ConnectError):

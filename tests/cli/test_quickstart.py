@@ -125,6 +125,11 @@ async def test_keys_policies_versions_and_the_log_are_administered_from_the_comm
         deleted = await runs("call", "notes", "delete_note", both, "--key", editor["key"])
         assert deleted.out == "deleted plan\n"
         await runs("keys", "revoke", editor["id"], "--reason", "left")
+        unknown = await runs("call", "nowhere", "list_notes", code=1)
+        assert unknown.err.splitlines() == [
+            "error: Unknown server: nowhere",
+            "  fix: `mcpgw tools` lists what this key may use",
+        ]
         refused = await runs("call", "notes", "list_notes", "--key", editor["key"], code=1)
         assert "revoked" in refused.err
 
